@@ -1,0 +1,1 @@
+"""What the stages share: parameters, data, models, training, tuning, statistics, files."""
