@@ -1,1 +1,18 @@
-"""What the stages share: parameters, data, models, training, tuning, statistics, files."""
+"""What the stages share: parameters, data, networks, training, tuning, statistics, files.
+
+Importing it fixes the arithmetic: the settings below are read when torch and NumPy load, and
+every process of the pipeline, workers included, imports this package before either of them.
+"""
+
+import os
+
+os.environ.update(
+    # The number of threads decides the order of sums. One each; work spreads over processes.
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    # The same instructions on every x86-64 processor with AVX2, whoever made it.
+    ATEN_CPU_CAPABILITY="avx2",
+    ONEDNN_MAX_CPU_ISA="AVX2",
+    MKL_CBWR="COMPATIBLE",
+)

@@ -1,0 +1,101 @@
+"""MNIST-1D as published, and the form in which the stages read it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from experiment import files
+from experiment.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from experiment.params import Data
+
+DATA_FILE = Path("data/mnist1d.npz")
+LENGTH = 40
+CLASSES = 10
+
+# SHA-256 of the published arrays' bytes (mnist1d_data.pkl of github.com/greydanus/mnist1d),
+# samples as float32, labels as int64.
+PUBLISHED = {
+    "x": "d53506bddd12d3b72c7153b1ae7f34807724b1dd078a7273809bf9d0792319f6",
+    "y": "d97dc7aecec8ad6b5d8f143ba3e9c4bd7e25c420d7dfc2eb990591cfc0ed3e15",
+    "x_test": "30addc43827c82aafa5db8bc97cea63349ca687e87db2f201cc4f5415d9a4ebd",
+    "y_test": "8de99be3ff9dab15ae0dc072c3d6ced7cf6b33d365888ce4a386fc944489452c",
+}
+
+
+class Split(NamedTuple):
+    """Samples x (n, 40) float32 and their classes y (n,) int64."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+
+class Dataset(NamedTuple):
+    """The three parts of the data; `test` is for the final training alone."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    @classmethod
+    def read(cls, path: Path = DATA_FILE) -> Self:
+        """Read the file that the stage fetch_data writes; a damaged one raises UserError."""
+        arrays = files.read_arrays(path)
+        try:
+            return cls(*(Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in cls._fields))
+        except KeyError as missing:
+            raise UserError(f"{path}: no array {missing}; `dvc repro -f fetch_data`") from None
+
+    def write(self, path: Path = DATA_FILE) -> None:
+        """Write the arrays x_train, y_train, x_validation, y_validation, x_test, y_test."""
+        arrays = {
+            f"{axis}_{part}": getattr(split, axis)
+            for part, split in self._asdict().items()
+            for axis in Split._fields
+        }
+        files.write_arrays(path, arrays)
+
+
+def published() -> dict[str, NDArray[Any]]:
+    """Generate MNIST-1D offline: x (4000, 40), y (4000,), x_test (1000, 40), y_test (1000,).
+
+    Raises:
+        UserError: the arrays are not the published ones to the bit, as after a change in
+            mnist1d, NumPy or SciPy.
+
+    """
+    # Imported here: it loads Matplotlib, which no other stage that reads data needs.
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    generated = make_dataset(get_dataset_args())
+    arrays = {
+        name: np.ascontiguousarray(generated[name], dtype=np.float32 if "x" in name else np.int64)
+        for name in PUBLISHED
+    }
+    for name, array in arrays.items():
+        found = hashlib.sha256(array.tobytes()).hexdigest()
+        if found != PUBLISHED[name]:
+            raise UserError(
+                f"mnist1d generates an array {name} with SHA-256 {found}, "
+                f"not the published {PUBLISHED[name]}; install the versions in constraints.txt"
+            )
+    return arrays
+
+
+def split(arrays: dict[str, NDArray[Any]], sizes: Data) -> Dataset:
+    """Cut the published arrays: first the training rows, next the validation rows."""
+    train = slice(0, sizes.train)
+    validation = slice(sizes.train, sizes.train + sizes.validation)
+    x, y = arrays["x"], arrays["y"]
+    return Dataset(
+        train=Split(x[train], y[train]),
+        validation=Split(x[validation], y[validation]),
+        test=Split(arrays["x_test"], arrays["y_test"]),
+    )

@@ -1,0 +1,256 @@
+"""The hyperparameters in params.yaml: their types, their ranges, and how a mistake is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from experiment.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+PUBLISHED_TRAINING_ROWS = 4000
+
+
+def _refuse_bool(value: object) -> object:
+    # Pydantic reads `true` as 1; in a params file it is a mistake.
+    if isinstance(value, bool):
+        raise ValueError("a truth value is not a number")
+    return value
+
+
+# Text that spells a number is taken for the number: `dvc exp run -S tune.lr.low=1e-5` writes
+# 1e-05, which YAML 1.1 calls text.
+Whole = Annotated[int, BeforeValidator(_refuse_bool)]
+Real = Annotated[float, BeforeValidator(_refuse_bool)]
+
+
+def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
+    return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Interval(_Section):
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise PydanticCustomError("unordered", "low must be below high")
+        return self
+
+
+class LearningRates(_Interval):
+    """Search interval of the learning rate, ends included."""
+
+    low: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")
+    high: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")
+
+
+class Ranks(_Interval):
+    """Search interval of the rank, ends included."""
+
+    low: Whole = _whole(1, 100_000)
+    high: Whole = _whole(1, 100_000)
+
+
+class Data(_Section):
+    """Split of the published training rows."""
+
+    train: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
+    validation: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
+
+
+class Model(_Section):
+    """The network."""
+
+    hidden: list[Annotated[Whole, Field(ge=1, le=4096)]] = Field(
+        min_length=1, max_length=8, description="a list of 1 to 8 whole numbers from 1 to 4096"
+    )
+
+
+class Training(_Section):
+    """One training run, alike in tuning and final training."""
+
+    epochs: Whole = _whole(1, 10_000)
+    batch_size: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
+
+
+class Tune(_Section):
+    """The search for the best learning rate and rank."""
+
+    trials: Whole = _whole(1, 10_000)
+    wave: Whole = _whole(1, 10_000)
+    replicates: Whole = _whole(1, 1_000)
+    lr: LearningRates
+    rank: Ranks
+
+
+class FinalTrain(_Section):
+    """Training with the tuned parameters."""
+
+    replicates: Whole = _whole(2, 10_000)
+    group: Whole = _whole(1, 1_000)
+
+
+class Compare(_Section):
+    """What counts as a difference."""
+
+    margin: Real = Field(gt=0, lt=1, description="a number above 0 and below 1")
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    seed: Whole = _whole(0, 2**32 - 1)
+    # The upper end depends on the network: the search checks it.
+    rank: Whole | None = Field(
+        ge=1,
+        le=100_000,
+        description="null, or a whole number from 1 to the side of the gradient matrix",
+    )
+    device: Literal["cpu", "cuda"] = Field(description="cpu or cuda")
+    data: Data
+    model: Model
+    training: Training
+    tune: Tune
+    final_train: FinalTrain
+    compare: Compare
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        left = PUBLISHED_TRAINING_ROWS - self.data.train
+        limits = {
+            "data.validation": (self.data.validation, left, f"data.train leaves {left} rows"),
+            "training.batch_size": (self.training.batch_size, self.data.train, "data.train"),
+        }
+        for key, (value, limit, why) in limits.items():
+            if value > limit:
+                raise PydanticCustomError(
+                    "disagree", f"{key} = {value}; allowed: at most {limit} ({why})"
+                )
+        return self
+
+
+def read_params(declared: Sequence[str], path: Path = PARAMS_FILE) -> Params:
+    """Read the `declared` keys of params.yaml, after a check of the whole file.
+
+    Args:
+        declared: dotted keys, the same that dvc.yaml lists for the stage.
+        path: the file.
+
+    Returns:
+        Parameters with the declared keys and no others, so that a stage cannot read a key
+        that DVC does not know it depends on.
+
+    Raises:
+        UserError: a line for each key that is unknown, missing, of the wrong type or out of
+            range, or, where there is none, for the first that contradicts another.
+
+    """
+    raw = _load(path)
+    problems = [
+        problem
+        for problem in _problems(raw)
+        # A key of another stage may be missing: it is not needed here.
+        if problem["type"] != "missing" or _overlaps(_key(problem), declared)
+    ]
+    if problems:
+        raise UserError("\n".join(f"{path}: {_describe(problem)}" for problem in problems))
+    return cast(Params, _only(Params, declared).model_validate(_pick(raw, declared)))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: no parameters; allowed: {', '.join(Params.model_fields)}")
+    return raw
+
+
+def _problems(raw: Mapping[str, Any]) -> list[ErrorDetails]:
+    try:
+        Params.model_validate(raw)
+    except ValidationError as error:
+        return error.errors()
+    return []
+
+
+def _key(problem: ErrorDetails) -> str:
+    # Whole numbers in the location are positions in a list, which belong to the list's key.
+    return ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+
+
+def _overlaps(key: str, declared: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in declared)
+
+
+def _describe(problem: ErrorDetails) -> str:
+    key, value = _key(problem), problem["input"]
+    match problem["type"]:
+        case "disagree":
+            return problem["msg"]
+        case "unordered":
+            return f"{key} = {dict(value)}; allowed: low below high"
+        case "missing":
+            return f"{key} is missing; allowed: {_allowed(key)}"
+        case "extra_forbidden":
+            section, _, name = key.rpartition(".")
+            known = list(_annotation(section).model_fields)
+            likely = get_close_matches(name, known, n=1) or known
+            return f"unknown key {key} = {value!r}; allowed in its place: {', '.join(likely)}"
+    return f"{key} = {value!r}; allowed: {_allowed(key)}"
+
+
+def _annotation(key: str) -> Any:  # noqa: ANN401 - a model or the type of a leaf
+    model: Any = Params
+    for name in filter(None, key.split(".")):
+        model = model.model_fields[name].annotation
+    return model
+
+
+def _allowed(key: str) -> str:
+    section, _, name = key.rpartition(".")
+    field = _annotation(section).model_fields[name]
+    return field.description or f"a section with {', '.join(field.annotation.model_fields)}"
+
+
+def _heads(declared: Sequence[str]) -> dict[str, list[str]]:
+    """First parts of dotted keys, each with the rests that follow it."""
+    heads: dict[str, list[str]] = {}
+    for key in declared:
+        head, _, rest = key.partition(".")
+        heads.setdefault(head, []).extend(filter(None, [rest]))
+    return heads
+
+
+def _only(model: type[_Section], declared: Sequence[str]) -> type[_Section]:
+    """The part of a model that the declared keys name."""
+    fields: dict[str, Any] = {}
+    for name, rests in _heads(declared).items():
+        field = model.model_fields[name]
+        fields[name] = (_only(field.annotation, rests) if rests else field.annotation, field)
+    return create_model(model.__name__, __base__=_Section, **fields)
+
+
+def _pick(raw: Mapping[str, Any], declared: Sequence[str]) -> dict[str, Any]:
+    return {
+        name: _pick(raw[name], rests) if rests else raw[name]
+        for name, rests in _heads(declared).items()
+    }

@@ -1,0 +1,151 @@
+"""Training of many replicates at once: one seed each, alike for every optimizer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiment import progress
+from experiment.network import MLP, Weights, sample_losses
+from experiment.optimizers import FACTORIES
+from experiment.randomness import stream
+
+if TYPE_CHECKING:
+    from experiment.data import Dataset, Split
+    from experiment.params import Params
+    from experiment.work import Result
+
+
+Hyperparameters = Mapping[str, float | int]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one training run depends on, apart from the data and the replicates."""
+
+    optimizer: str
+    hyperparameters: Hyperparameters
+    hidden: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    device: str
+    seed: int
+    purpose: str  # names the random streams: replicate 0 of two purposes are strangers
+
+    @classmethod
+    def of(
+        cls, params: Params, optimizer: str, hyperparameters: Hyperparameters, purpose: str
+    ) -> Self:
+        """The setting that the parameters describe."""
+        return cls(
+            optimizer=optimizer,
+            hyperparameters=hyperparameters,
+            hidden=tuple(params.model.hidden),
+            epochs=params.training.epochs,
+            batch_size=params.training.batch_size,
+            device=params.device,
+            seed=params.seed,
+            purpose=purpose,
+        )
+
+    @property
+    def network(self) -> MLP:
+        """The network that is trained."""
+        return MLP(self.hidden)
+
+
+class Scores(NamedTuple):
+    """Mean loss in nats and share of correct answers, each (R,) float64."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+def train(setting: Setting, data: Split, replicates: Sequence[int]) -> Iterator[Weights]:
+    """Train the replicates together, each a model of its own.
+
+    A replicate is a number that fixes initial weights and batch order. Both come from streams
+    named by it and not by the optimizer, so that replicate r of two optimizers is a pair.
+
+    Yields:
+        The weights, each (R, ...), before training and after every epoch: epochs + 1 times.
+        They are the live tensors that the next epoch changes.
+
+    """
+    network = setting.network
+    x, y = (torch.from_numpy(array).to(setting.device) for array in data)
+    weights = {
+        name: drawn.to(setting.device).requires_grad_()
+        for name, drawn in network.initial_weights(
+            [stream(setting.seed, setting.purpose, r, "weights") for r in replicates]
+        ).items()
+    }
+    optimizer = FACTORIES[setting.optimizer](weights.values(), **setting.hyperparameters)
+    orders = [stream(setting.seed, setting.purpose, r, "batches") for r in replicates]
+    yield weights
+    for _ in range(setting.epochs):
+        order = torch.from_numpy(np.stack([o.permutation(len(y)) for o in orders]))
+        for batch in order.to(setting.device).split(setting.batch_size, dim=1):
+            optimizer.zero_grad()
+            # A sum over replicates, none of which shares a weight: each gets its own gradient.
+            sample_losses(network.logits(weights, x[batch]), y[batch]).mean(1).sum().backward()
+            optimizer.step()
+        yield weights
+
+
+@torch.no_grad()
+def evaluate(network: MLP, weights: Weights, data: Split) -> Scores:
+    """Score every replicate on all samples, means over samples."""
+    device = next(iter(weights.values())).device
+    x, y = (torch.from_numpy(array).to(device) for array in data)
+    logits = network.logits(weights, x)
+    return Scores(
+        loss=sample_losses(logits, y).double().mean(1).cpu(),
+        accuracy=(logits.argmax(-1) == y).double().mean(1).cpu(),
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Replicates `first` to `first + size - 1` of a setting, trained together."""
+
+    setting: Setting
+    first: int
+    size: int
+
+
+def train_group(data: Dataset, group: Group) -> Result:
+    """Train a group and keep all that is reported of it.
+
+    Returns:
+        `train_loss`, `validation_loss` and `validation_accuracy`, each (R, epochs + 1), from
+        before training to after the last epoch; `test_loss` and `test_accuracy` (R,) after the
+        last epoch, the one time that the test set is looked at; and the last weights.
+
+    """
+    network = group.setting.network
+    replicates = range(group.first, group.first + group.size)
+    curves: dict[str, list[Tensor]] = defaultdict(list)
+    for weights in progress.bar(
+        train(group.setting, data.train, replicates),
+        total=group.setting.epochs + 1,
+        unit="epoch",
+        desc=f"replicates {replicates.start} to {replicates.stop - 1}",
+    ):
+        validation = evaluate(network, weights, data.validation)
+        curves["train_loss"].append(evaluate(network, weights, data.train).loss)
+        curves["validation_loss"].append(validation.loss)
+        curves["validation_accuracy"].append(validation.accuracy)
+    test = evaluate(network, weights, data.test)
+    return {
+        **{name: torch.stack(values, dim=1) for name, values in curves.items()},
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        **{name: tensor.detach().cpu() for name, tensor in weights.items()},
+    }

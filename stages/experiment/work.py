@@ -1,0 +1,188 @@
+"""Independent tasks of a stage, spread over processes, each result kept as soon as it is there.
+
+How many processes there are, and where they run, changes no bit of a result: what is computed
+together is one task, and a task is computed by one process with one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiment import files, progress
+from experiment.errors import UserError
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+    from threading import RLock
+
+    from experiment.data import Dataset
+
+SCRATCH = Path(".scratch")
+
+Task = TypeVar("Task")
+Result = dict[str, Tensor]
+
+
+class Work:
+    """The tasks of one stage.
+
+    A finished task is kept under `.scratch/<stage>`, named by all that decides its result: the
+    function, the task, the data, the code and the version of torch. A stage that was stopped
+    finds its finished tasks there; one with other parameters finds nothing. When the block
+    ends well, so that the stage has written its outputs, the folder goes.
+
+    Args:
+        stage: name of the folder.
+        data: handed to every task.
+        device: cpu, or cuda, which this process keeps to itself.
+        total: number of tasks to come, for the progress bar.
+        unit: what a task is called there.
+
+    """
+
+    def __init__(self, stage: str, data: Dataset, *, device: str, total: int, unit: str) -> None:
+        self._data = data
+        self._folder = SCRATCH / stage
+        self._fingerprint = _fingerprint(data)
+        workers = 1 if device == "cuda" else min(_workers(), total)
+        self._executor = _processes(workers) if workers > 1 else None
+        self._bar = progress.bar(total=total, unit=unit, desc=stage)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=error_type is None, cancel_futures=True)
+        if error_type is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    def run(
+        self, function: Callable[[Dataset, Task], Result], tasks: Sequence[Task]
+    ) -> list[Result]:
+        """Results of `function(data, task)` in the order of the tasks.
+
+        Args:
+            function: importable by name from another process.
+            tasks: values whose `repr` tells them apart, such as frozen dataclasses.
+
+        Raises:
+            UserError: a process was killed from outside, as for want of memory.
+
+        """
+        kept = [self._kept(function, task) for task in tasks]
+        results = [_read(path) for path in kept]
+        missing = [position for position, result in enumerate(results) if result is None]
+        self._bar.update(len(tasks) - len(missing))
+        for position, result in self._computed(function, {p: tasks[p] for p in missing}):
+            files.write_tensors(kept[position], result)
+            results[position] = result
+            self._bar.update()
+        return results
+
+    def _computed(
+        self, function: Callable[[Dataset, Task], Result], tasks: Mapping[int, Task]
+    ) -> Iterator[tuple[int, Result]]:
+        """Results with the positions of their tasks, in the order in which they finish."""
+        if self._executor is None:
+            for position, task in tasks.items():
+                yield position, function(self._data, task)
+            return
+        running = {
+            self._executor.submit(function, self._data, task): position
+            for position, task in tasks.items()
+        }
+        for future in as_completed(running):
+            try:
+                yield running[future], future.result()
+            except BrokenProcessPool:
+                raise UserError(
+                    "a worker process was killed; `dvc repro` goes on from the finished tasks"
+                ) from None
+
+    def _kept(self, function: Callable[..., Result], task: object) -> Path:
+        identity = f"{self._fingerprint} {function.__module__}.{function.__qualname__} {task!r}"
+        return self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.pt"
+
+
+def _fingerprint(data: Dataset) -> str:
+    digest = hashlib.sha256(torch.__version__.encode())
+    for split in data:
+        for array in split:
+            digest.update(array.tobytes())
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Result | None:
+    """What is kept at `path`; a damaged file counts as none, and is computed again."""
+    try:
+        return torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:
+        return None
+
+
+def _workers() -> int:
+    """Processes to use: as many as EXPERIMENT_WORKERS says, or else one for each core."""
+    asked = os.environ.get("EXPERIMENT_WORKERS")
+    if asked is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"EXPERIMENT_WORKERS = {asked!r}; allowed: a whole number of at least 1")
+    return int(asked)
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: a fork would copy locks of libraries in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    lock, lines = context.RLock(), context.SimpleQueue()
+    tqdm.set_lock(lock)
+    for line in range(1, count + 1):
+        lines.put(line)
+    return ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(lock, lines)
+    )
+
+
+def _start_worker(lock: RLock, lines: SimpleQueue[int]) -> None:
+    tqdm.set_lock(lock)
+    progress.line = lines.get()
+    # Ctrl-C reaches the whole process group: the parent reports it, a worker just goes.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    # Where the parent is killed, its workers would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,17 @@
+"""Generate MNIST-1D as published and split it into training, validation and test samples."""
+
+from experiment import data, errors
+from experiment.params import read_params
+
+READS = ("data.train", "data.validation")
+
+
+def main() -> None:
+    """Write data/mnist1d.npz."""
+    params = read_params(READS)
+    data.split(data.published(), params.data).write()
+
+
+if __name__ == "__main__":
+    with errors.reported():
+        main()

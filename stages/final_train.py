@@ -1,0 +1,103 @@
+"""Train many replicates with the tuned parameters, and score them on the test set."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiment import errors, files
+from experiment.data import Dataset
+from experiment.errors import UserError
+from experiment.optimizers import FACTORIES
+from experiment.params import read_params
+from experiment.statistics import mean_interval
+from experiment.training import Group, Setting, train_group
+from experiment.work import Work
+
+READS = (
+    "seed",
+    "device",
+    "model.hidden",
+    "training.epochs",
+    "training.batch_size",
+    "final_train.replicates",
+    "final_train.group",
+)
+CURVES = ("train_loss", "validation_loss", "validation_accuracy")
+
+
+def history(curves: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A row an epoch: of every curve (replicates, epochs) the mean and its 95 % interval."""
+    columns = {"epoch": np.arange(curves["validation_loss"].shape[1])}
+    for name in CURVES:
+        mean, low, high = mean_interval(curves[name])
+        columns |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return pd.DataFrame(columns)
+
+
+def outcomes(curves: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A row a replicate: where its training ended, and its best epoch on the validation set."""
+    validation = curves["validation_loss"]
+    return pd.DataFrame(
+        {
+            "replicate": np.arange(len(validation)),
+            "train_loss": curves["train_loss"][:, -1],
+            "validation_loss": validation[:, -1],
+            "best_validation_loss": validation.min(axis=1),
+            "best_epoch": validation.argmin(axis=1),
+            "test_loss": curves["test_loss"],
+            "test_accuracy": curves["test_accuracy"],
+        }
+    )
+
+
+def summary(replicates: pd.DataFrame) -> dict[str, float]:
+    """Mean and standard deviation over replicates of every column."""
+    measures = replicates.drop(columns="replicate")
+    return {
+        f"{name}_{suffix}": float(value)
+        for name in measures
+        for suffix, value in (("mean", measures[name].mean()), ("sd", measures[name].std()))
+    }
+
+
+def main(optimizer: str) -> None:
+    """Write the models, the histories and the outcomes of one optimizer."""
+    params = read_params(READS)
+    tuned = files.read_json(Path(f"metrics/tune_{optimizer}.json"))
+    setting = Setting.of(params, optimizer, tuned["best"], purpose="final_train")
+    total, size = params.final_train.replicates, params.final_train.group
+    groups = [Group(setting, first, min(size, total - first)) for first in range(0, total, size)]
+
+    with Work(
+        f"final_train_{optimizer}",
+        Dataset.read(),
+        device=params.device,
+        total=len(groups),
+        unit="group",
+    ) as work:
+        results = work.run(train_group, groups)
+        merged = {name: torch.cat([result[name] for result in results]) for name in results[0]}
+        weights = {name: merged.pop(name) for name in setting.network.shapes}
+        curves = {name: tensor.numpy() for name, tensor in merged.items()}
+        diverged = np.flatnonzero(~np.isfinite(curves["train_loss"]).all(axis=1))
+        if len(diverged):
+            raise UserError(
+                f"{len(diverged)} of {total} replicates diverged with {tuned['best']}: "
+                f"{', '.join(map(str, diverged))}"
+            )
+
+        replicates = outcomes(curves)
+        files.write_tensors(Path(f"models/{optimizer}.pt"), weights)
+        files.write_csv(Path(f"plots/history/{optimizer}.csv"), history(curves))
+        files.write_csv(Path(f"metrics/replicates/{optimizer}.csv"), replicates)
+        files.write_json(Path(f"metrics/{optimizer}.json"), summary(replicates))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("optimizer", choices=FACTORIES)
+    with errors.reported():
+        main(parser.parse_args().optimizer)

@@ -1,0 +1,102 @@
+"""Search the learning rate, and for LRG-Adam the rank, with the lowest validation loss."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from experiment import errors, files
+from experiment.data import Dataset
+from experiment.errors import UserError
+from experiment.optimizers import FACTORIES
+from experiment.params import Params, read_params
+from experiment.training import Setting
+from experiment.tuning import Hyperparameters, Space, TrialTask, evaluate_trial, on_boundary, search
+from experiment.work import Work
+
+READS = (
+    "seed",
+    "device",
+    "model.hidden",
+    "training.epochs",
+    "training.batch_size",
+    "tune.trials",
+    "tune.wave",
+    "tune.replicates",
+    "tune.lr",
+)
+RANK_READS = ("rank", "tune.rank")
+
+
+def search_space(optimizer: str, params: Params, side: int) -> tuple[Space, Hyperparameters]:
+    """What is searched, and what is held fixed, for matrices of side `side`."""
+    lr = {"lr": FloatDistribution(params.tune.lr.low, params.tune.lr.high, log=True)}
+    if optimizer == "adam":
+        return lr, {}
+    for key, rank in (("rank", params.rank), ("tune.rank.high", params.tune.rank.high)):
+        if rank is not None and rank > side:
+            raise UserError(
+                f"params.yaml: {key} = {rank}; allowed: at most {side}, "
+                f"the side of the gradient matrix of model.hidden = {params.model.hidden}"
+            )
+    if params.rank is not None:
+        return lr, {"rank": params.rank}
+    interval = IntDistribution(params.tune.rank.low, params.tune.rank.high, log=True)
+    return lr | {"rank": interval}, {}
+
+
+def main(optimizer: str) -> None:
+    """Write metrics/tune_<optimizer>.json and plots/tuning/<optimizer>.csv."""
+    params = read_params(READS if optimizer == "adam" else READS + RANK_READS)
+    setting = Setting.of(params, optimizer, {}, purpose="tune")
+    space, fixed = search_space(optimizer, params, setting.network.matrix_side)
+
+    with Work(
+        f"tune_{optimizer}",
+        Dataset.read(),
+        device=params.device,
+        total=params.tune.trials,
+        unit="trial",
+    ) as work:
+
+        def losses(points: Sequence[Hyperparameters]) -> list[float]:
+            tasks = [
+                TrialTask(replace(setting, hyperparameters=fixed | point), params.tune.replicates)
+                for point in points
+            ]
+            return [float(r["validation_loss"].mean()) for r in work.run(evaluate_trial, tasks)]
+
+        trials = search(
+            space, losses, trials=params.tune.trials, wave=params.tune.wave, seed=params.seed
+        )
+        best = min(trials, key=lambda trial: trial.validation_loss)
+        if best.validation_loss == float("inf"):
+            raise UserError(
+                f"every trial diverged; params.yaml: tune.lr = {dict(params.tune.lr)} "
+                "is to hold a learning rate that trains"
+            )
+        table = pd.DataFrame(
+            {"trial": number, "lr": None, "rank": None, **fixed, **trial.hyperparameters}
+            | {"validation_loss": trial.validation_loss}
+            for number, trial in enumerate(trials)
+        )
+        table["best_so_far"] = table["validation_loss"].cummin()
+        files.write_csv(Path(f"plots/tuning/{optimizer}.csv"), table)
+        files.write_json(
+            Path(f"metrics/tune_{optimizer}.json"),
+            {
+                "best": dict(best.hyperparameters) | dict(fixed),
+                "validation_loss": best.validation_loss,
+                "on_boundary": on_boundary(space, best.hyperparameters),
+            },
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("optimizer", choices=FACTORIES)
+    with errors.reported():
+        main(parser.parse_args().optimizer)

@@ -1,0 +1,2 @@
+# First of all, as in every process of the pipeline: it fixes the arithmetic before torch loads.
+import experiment  # noqa: F401
