@@ -1,0 +1,48 @@
+"""Between a list of gradients and the square matrix (or stack of them) that is filtered."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def square_side(numel: int) -> int:
+    """Side of the smallest square matrix with room for ``numel`` entries."""
+    return math.isqrt(numel - 1) + 1 if numel > 0 else 0
+
+
+def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) -> Tensor:
+    """Lay tensors end to end in one zero-padded square matrix, row by row.
+
+    Args:
+        tensors: the pieces, each of shape ``(*batch, ...)`` with the same ``batch``.
+        batch_dims: the number of leading axes that index independent matrices.
+        dtype: the type of the result.
+
+    Returns:
+        A new tensor of shape ``(*batch, n, n)``, where ``n * n`` is the smallest square that holds
+        the entries one batch element has.
+    """
+    first = tensors[0]
+    batch = first.shape[:batch_dims]
+    pieces = [t.reshape(*batch, -1).to(first.device) for t in tensors]
+    numel = sum(piece.shape[-1] for piece in pieces)
+    side = square_side(numel)
+    pieces.append(first.new_zeros(*batch, side * side - numel))
+    return torch.cat(pieces, dim=-1).to(dtype).view(*batch, side, side)
+
+
+def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list[Tensor]:
+    """Undo :func:`to_square`: views of ``matrix`` (copies where device or dtype differ).
+
+    Args:
+        matrix: a contiguous tensor of shape ``(*batch, n, n)``.
+        like: tensors whose shapes, dtypes and devices the results take; the padding is dropped.
+        batch_dims: the number of leading axes of ``matrix`` and of every tensor in ``like``.
+    """
+    flat = matrix.flatten(-2)
+    sizes = [math.prod(t.shape[batch_dims:]) for t in like]
+    padding = flat.shape[-1] - sum(sizes)
+    pieces = flat.split([*sizes, padding], dim=-1)
+    return [piece.view(t.shape).to(t) for piece, t in zip(pieces, like, strict=False)]
