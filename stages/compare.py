@@ -37,18 +37,18 @@ def main() -> None:
         raise UserError("metrics/replicates: adam.csv and lrg_adam.csv hold other replicates")
     comparison: dict[str, object] = {"pairs": len(adam)}
     for measure, lower_is_better in LOWER_IS_BETTER.items():
-        baseline = adam[measure].to_numpy()
         found = compare_paired(
-            lrg_adam[measure].to_numpy(),
-            baseline,
-            margin=params.compare.margin * baseline.mean(),
+            lrg_adam[measure],
+            adam[measure],
+            margin=params.compare.margin * adam[measure].mean(),
             lower_is_better=lower_is_better,
             rng=stream(params.seed, "compare", measure),
         )
         comparison[measure] = {
+            "adam": float(adam[measure].mean()),
+            "lrg_adam": float(lrg_adam[measure].mean()),
             "difference": found.mean_difference,
-            "low": found.low,
-            "high": found.high,
+            "interval_95": [found.low, found.high],
             "verdict": found.verdict,
         }
     files.write_json(Path("metrics/comparison.json"), comparison)
