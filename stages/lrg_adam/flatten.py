@@ -23,6 +23,7 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
     Returns:
         A new tensor of shape ``(*batch, n, n)``, where ``n * n`` is the smallest square that holds
         the entries one batch element has.
+
     """
     first = tensors[0]
     batch = first.shape[:batch_dims]
@@ -40,6 +41,7 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
         matrix: a contiguous tensor of shape ``(*batch, n, n)``.
         like: tensors whose shapes, dtypes and devices the results take; the padding is dropped.
         batch_dims: the number of leading axes of ``matrix`` and of every tensor in ``like``.
+
     """
     flat = matrix.flatten(-2)
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]

@@ -1,7 +1,8 @@
-"""Rank-k approximation of square matrices ``(..., n, n)``: pure functions of tensors.
+"""Rank-k approximation of matrices ``(..., m, n)``: pure functions of tensors.
 
-Every function takes real float32 or float64 matrices and a rank ``0 < k < n``, treats leading axes
-as a stack of independent matrices, and returns an :class:`Approximation`. No left singular vectors
+Every function takes real float32 or float64 matrices and a rank ``0 < k < min(m, n)``, treats
+leading axes as a stack of independent matrices, and returns an :class:`Approximation`. No left
+singular vectors
 are needed for the best approximation: with ``V`` the ``k`` leading right singular vectors of ``G``
 it is ``(G V) V^T`` (Eckart and Young, 1936). Any other orthonormal ``V`` gives a contraction, so an
 inexact basis costs captured energy and nothing else.
@@ -27,7 +28,8 @@ _FILTER_STEPS = (4, 9)
 class Approximation(NamedTuple):
     """A rank-k approximation and what it took to find it."""
 
-    matrix: Tensor  # (..., n, n)
+    matrix: Tensor  # (..., m, n)
+    left: Tensor | None = None  # (..., m, k): orthonormal, the approximation is left left^T G
     basis: Tensor | None = None  # (..., n, r): start of the next subspace iteration
     retries: int = 0  # matrices whose decomposition failed and was repeated another way
     fallbacks: int = 0  # matrices without a certificate, for which all eigenvectors were computed
@@ -40,6 +42,7 @@ def svd(matrix: Tensor, k: int) -> Approximation:
 
     Raises:
         torch.linalg.LinAlgError: if that fails too.
+
     """
     finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
 
@@ -70,9 +73,13 @@ def gram(matrix: Tensor, k: int) -> Approximation:
 
     Raises:
         torch.linalg.LinAlgError: if the full decomposition fails in two ways.
+
     """
     if matrix.dtype == torch.float64:
         return svd(matrix, k)
+    if matrix.shape[-1] > matrix.shape[-2]:  # the smaller of the two Gram matrices
+        transposed = gram(matrix.mT, k)
+        return transposed._replace(matrix=transposed.matrix.mT)
     g = matrix.reshape(-1, *matrix.shape[-2:])
     n = g.shape[-1]
     wide = g.double()
@@ -113,13 +120,14 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
     Tropp, 2011, section 4.5). Nothing here synchronises with the host.
 
     Args:
-        matrix: ``(..., n, n)``.
+        matrix: ``(..., m, n)``.
         k: the rank of the result.
-        basis: ``(..., n, r)`` or ``(n, r)`` with ``k <= r <= n``; need not be orthonormal.
-        iterations: at least 1; each costs two products of an ``n x n`` with an ``n x r`` matrix.
+        basis: ``(..., n, r)`` or ``(n, r)`` with ``k <= r <= min(m, n)``; need not be orthonormal.
+        iterations: at least 1; each costs two products of an ``m x n`` with an ``n x r`` matrix.
 
     Returns:
         The approximation, and as its ``basis`` the new right Ritz vectors, the leading first.
+
     """
     v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:])
     for _ in range(iterations):
@@ -132,24 +140,83 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
     small = wide.mT @ wide
     rotation = _orthonormal(small @ _orthonormal(small)[0])[0].to(matrix.dtype)
     v = v @ rotation
-    result = (q @ rotation[..., :k]) @ v[..., :k].mT
-    return Approximation(result, torch.nn.functional.normalize(v, dim=-2))
+    left = q @ rotation[..., :k]
+    basis = torch.nn.functional.normalize(v, dim=-2, eps=torch.finfo(v.dtype).tiny)
+    return Approximation(left @ v[..., :k].mT, left, basis)
+
+
+def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:
+    """Improve ``start`` until its error is proven to be near the smallest possible.
+
+    Matrices whose bound fails get two more subspace iterations, and if that is not enough the exact
+    approximation of :func:`gram`.
+
+    Args:
+        matrix: ``(..., m, n)``.
+        k: the rank.
+        start: what :func:`subspace` returned for ``matrix``.
+        tolerance: the error that is allowed beyond the smallest possible, relative to it.
+
+    """
+    g = matrix.reshape(-1, *matrix.shape[-2:])
+    found = Approximation(
+        start.matrix.reshape(g.shape), *(t.reshape(len(g), *t.shape[-2:]) for t in start[1:3])
+    )
+    pending = found.matrix[:, 0, 0].isfinite().nonzero().squeeze(-1)
+    pending = pending[~(excess_error(g[pending], found.left[pending], tolerance) <= tolerance)]
+    fallbacks = retries = 0
+    if len(pending) > 0:
+        better = subspace(g[pending], k, found.basis[pending], iterations=2)
+        refused = ~(excess_error(g[pending], better.left, tolerance) <= tolerance)
+        found.matrix[pending] = better.matrix
+        found.basis[pending] = better.basis
+        pending = pending[refused]
+    if len(pending) > 0:
+        exact = gram(g[pending], k)
+        found.matrix[pending] = exact.matrix
+        fallbacks, retries = len(pending), exact.retries
+    return start._replace(
+        matrix=found.matrix.view_as(matrix),
+        left=None,
+        basis=found.basis.view_as(start.basis),
+        retries=retries,
+        fallbacks=fallbacks,
+    )
 
 
 def random_signs(
     rows: int, columns: int, seed: int, step: int | Tensor, device: torch.device | None = None
 ) -> Tensor:
-    """A ``(rows, columns)`` float32 matrix of signs, a pure function of its arguments.
+    """Draw a ``(rows, columns)`` float32 matrix of signs, a pure function of the arguments.
 
-    The entries hash their own position (multiply and shift, mixed as in Wellons' ``lowbias32``), so
-    no generator is consumed, ``step`` may live on the device, and every device draws the same.
+    The signs hash their own position with the two-round integer hash of Wellons' hash-prospector,
+    so no generator is consumed, ``step`` may live on the device, and every device draws the same.
     """
-    x = torch.arange(rows * columns, device=device)
-    x = x + torch.as_tensor(step, device=device).to(torch.int64) * 0x9E3779B1 + seed * 0x85EBCA77
-    for factor in (0x21F0AAAD, 0x735A2D97, 0x21F0AAAD):
-        x = x & 0xFFFFFFFF
-        x = (x ^ (x >> 16)) * factor
-    return ((x >> 15) & 1).mul(2).sub(1).view(rows, columns).float()
+    offset = torch.as_tensor(step, device=device).to(torch.int64) * 0x9E3779B1
+    x = torch.arange(rows * columns, device=device) + offset + (seed * 0x85EBCA77 & 0xFFFFFFFF)
+    x = x & 0xFFFFFFFF
+    x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
+    x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
+    return ((x ^ (x >> 15)) & 1).mul(2).sub(1).view(rows, columns).float()
+
+
+def with_fresh_directions(basis: Tensor, count: int, seed: int, step: int | Tensor) -> Tensor:
+    """Replace the last ``count`` columns of ``basis`` by random ones, new at every step.
+
+    Subspace iteration cannot find a direction to which its start is orthogonal.
+    """
+    rows, columns = basis.shape[-2:]
+    fresh = random_signs(rows, count, seed, step, basis.device).to(basis.dtype) / rows**0.5
+    return torch.cat([basis[..., : columns - count], fresh.expand(*basis.shape[:-1], count)], -1)
+
+
+def captured_energy(matrix: Tensor, approximation: Tensor) -> Tensor:
+    """Share of the squared Frobenius norm that an orthogonal projection has kept, ``(...)``."""
+    kept, whole = (
+        torch.linalg.vector_norm(m, dim=(-2, -1), dtype=torch.float64).square()
+        for m in (approximation, matrix)
+    )
+    return (kept / whole).where(whole != 0, 1)
 
 
 def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
@@ -174,8 +241,8 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
     :math:`\|B\|_F` is the norm of the residual :math:`C V - V \Theta`. That :math:`D \preceq \mu I`
     is proven by a Cholesky factorisation of :math:`\mu I - C + V \Theta V^T`, of which
     :math:`\mu I - D` is a principal part: it exists only for a positive definite matrix. That costs
-    ``n^3 / 3``, an eigendecomposition about 9 ``n^3``. The bound is quadratic in the residual across
-    a gap and linear in it without one; :math:`\delta` minimises it. It holds up to the rounding of
+    ``n^3 / 3``, an eigendecomposition about ``9 n^3``. Across a gap the bound is quadratic in the
+    residual, without one linear; :math:`\delta` minimises it. It holds up to the rounding of
     float64.
 
     Args:
@@ -185,6 +252,7 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
 
     Returns:
         The bound ``(...)``, infinite where the factorisation shows :math:`\mu` to be too small.
+
     """
     cv = c @ v
     theta = (v * cv).sum(-2)
@@ -201,6 +269,36 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
     active = (mu + delta)[..., None] - theta[..., None, :]
     bound = residual.square() / delta + active.clamp(min=0).sum(-1)
     return bound.amin(-1).where(proven, torch.inf)
+
+
+def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
+    r"""Proven bound on how much worse ``left left^T G`` is than the best of its rank.
+
+    Args:
+        matrix: ``(..., m, n)``, the ``G``.
+        left: ``(..., m, k)`` with orthonormal columns.
+        aim: the value of the bound that matters. Of all thresholds that :func:`excess_energy` could
+            test, it tests the one that leaves half of ``aim`` to the residual.
+
+    Returns:
+        ``(...)``: an ``x`` with :math:`\|G - L L^T G\|_F \le (1 + x) \|G - G_k\|_F`, infinite
+        where nothing could be proven. It costs one Gram matrix and one Cholesky factorisation in
+        float64. An error below float32 rounding counts as none.
+
+    """
+    wide = matrix.double()
+    c = wide @ wide.mT
+    v = _orthonormal(left)[0]
+    theta, rotation = torch.linalg.eigh(v.mT @ (c @ v))
+    energy = _trace(c)
+    error = (energy - theta.sum(-1)).clamp(min=0)  # squared, as is all that follows
+    budget = error * (1 - (1 + aim) ** -2) / 2
+    # The largest mu with sum_i max(0, mu - theta_i) <= budget; theta is in ascending order.
+    terms = torch.arange(1, theta.shape[-1] + 1, device=c.device)
+    mu = ((budget[..., None] + theta.cumsum(-1)) / terms).amin(-1)
+    best = (error - excess_energy(c, v @ rotation, mu)).clamp(min=0)
+    ratio = (error / best).sqrt() - 1
+    return ratio.masked_fill(error <= energy * _EXACT**2, 0)
 
 
 def _filtered_eigenvectors(c: Tensor, k: int, block: int, steps: int) -> tuple[Tensor, Tensor]:
@@ -257,7 +355,7 @@ def _trace(matrix: Tensor) -> Tensor:
 def _with_retry(
     first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], matrix: Tensor
 ) -> tuple[Tensor, int]:
-    """Apply ``first`` to a stack, or ``second`` to those matrices for which it does not converge."""
+    """Apply ``first`` to a stack, and ``second`` where that does not converge."""
     try:
         return first(matrix), 0
     except torch.linalg.LinAlgError:

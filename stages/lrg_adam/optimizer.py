@@ -1,18 +1,70 @@
 """The LRGAdam optimizer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.adam import adam
-from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import (
+    ParamsT,
+    _use_grad_for_differentiable,
+)
 
 from . import low_rank
 from .flatten import from_square, square_side, to_square
 
-_METHODS = {"svd": low_rank.svd, "gram": low_rank.gram}
+# One matrix spans all groups under scope="model", so these cannot differ between them.
+_SHARED_OPTIONS = (
+    "rank",
+    "method",
+    "scope",
+    "batch_dims",
+    "nonfinite",
+    "write_back",
+    "tolerance",
+    "seed",
+    "oversampling",
+    "iterations",
+    "diagnostics",
+)
+_ADAM_OPTIONS = (
+    "amsgrad",
+    "lr",
+    "weight_decay",
+    "eps",
+    "maximize",
+    "foreach",
+    "capturable",
+    "differentiable",
+    "fused",
+    "decoupled_weight_decay",
+)
+_CHOICES = {
+    "method": ("gram", "svd", "randomized", "subspace"),
+    "scope": ("model", "parameter"),
+    "nonfinite": ("raise", "skip", "propagate"),
+    "write_back": ("rebind", "inplace"),
+}
+
+
+@dataclass(frozen=True)
+class MatrixInfo:
+    """What the last step did to one gradient matrix (or one stack of them)."""
+
+    shape: tuple[int, ...]
+    rank: int
+    retries: int
+    """Decompositions that did not converge and were repeated another way."""
+    fallbacks: int
+    """Matrices whose cheaper result could not be certified and was replaced by the exact one."""
+    captured_energy: Tensor | None
+    """Share of the squared gradient norm that was kept, for each matrix; with ``diagnostics``."""
+    excess_error: Tensor | None
+    """Proven bound on the error beyond the smallest possible, relative to it; with ``diagnostics``.
+    Zero for the exact methods, infinite where nothing could be proven."""
 
 
 class LRGAdam(Adam):
@@ -35,6 +87,9 @@ class LRGAdam(Adam):
         write_back: str = "rebind",
         tolerance: float | None = None,
         seed: int = 0,
+        oversampling: int = 8,
+        iterations: int | None = None,
+        diagnostics: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -42,6 +97,8 @@ class LRGAdam(Adam):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
+        self.last_step_info: tuple[MatrixInfo, ...] = ()
+        self.skipped_steps = 0
         super().__init__(
             params,
             lr,
@@ -65,13 +122,59 @@ class LRGAdam(Adam):
             "write_back": write_back,
             "tolerance": tolerance,
             "seed": seed,
+            "oversampling": oversampling,
+            "iterations": iterations,
+            "diagnostics": diagnostics,
         }
+        # Adam's constructor knows nothing of these; groups added later get them from the defaults.
         self.defaults.update(options)
         for group in self.param_groups:
             for name, value in options.items():
                 group.setdefault(name, value)
-            if not 0 < group["rank"]:
-                raise ValueError(f"Invalid rank: {group['rank']}")
+            self._check_group(group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("last_step_info", ())
+        self.__dict__.setdefault("skipped_steps", 0)
+        for group in self.param_groups:  # a checkpoint of Adam, or of an older version
+            for name in _SHARED_OPTIONS:
+                if name in self.defaults:
+                    group.setdefault(name, self.defaults[name])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as :meth:`torch.optim.Optimizer.add_param_group` does.
+
+        Under ``scope="model"`` its parameters extend the one matrix, and its options for that
+        matrix have to be those of the other groups.
+        """
+        super().add_param_group(param_group)
+        if "rank" in self.defaults:
+            try:
+                self._check_group(param_group)
+            except ValueError:
+                self.param_groups.pop()
+                raise
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned.
+
+        The base class casts all state to the dtype of its parameter. A basis is kept in the dtype
+        that it was saved in, so that resuming is exact for bfloat16 parameters too.
+        """
+        loaded: dict[str, Any] = {}
+        # The last of the pre-hooks, so that it sees what the others made of the argument.
+        hook = self.register_load_state_dict_pre_hook(lambda _, given: loaded.update(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        params = [p for group in self.param_groups for p in group["params"]]
+        keys = [key for group in loaded["param_groups"] for key in group["params"]]
+        for key, p in zip(keys, params, strict=True):
+            if "basis" in loaded["state"].get(key, {}):
+                self.state[p]["basis"] = loaded["state"][key]["basis"].to(p.device, copy=True)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -81,16 +184,34 @@ class LRGAdam(Adam):
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Perform a single optimization step."""
+        """Perform a single optimization step.
+
+        Args:
+            closure (Callable, optional): A closure that reevaluates the model
+                and returns the loss.
+
+        Raises:
+            RuntimeError: if a gradient is sparse, complex, sharded or (with ``nonfinite="raise"``)
+                not finite. Parameters, gradients and state are then as they were before the step.
+            torch.linalg.LinAlgError: if a decomposition fails in two ways.
+
+        """
+        self._accelerator_graph_capture_health_check()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._filter()
+
+        bases = self._filter_gradients()
+        if bases is None:
+            self.skipped_steps += 1
+            return loss
+
         for group in self.param_groups:
             lists: list[list[Tensor]] = [[], [], [], [], [], []]
             has_complex = self._init_group(group, *lists)
             beta1, beta2 = group["betas"]
+            # Not super().step(): its hooks and profiler range would run a second time.
             adam(
                 *lists,
                 has_complex=has_complex,
@@ -98,46 +219,204 @@ class LRGAdam(Adam):
                 beta2=beta2,
                 grad_scale=getattr(self, "grad_scale", None),
                 found_inf=getattr(self, "found_inf", None),
-                **{
-                    name: group[name]
-                    for name in (
-                        "amsgrad",
-                        "lr",
-                        "weight_decay",
-                        "eps",
-                        "maximize",
-                        "foreach",
-                        "capturable",
-                        "differentiable",
-                        "fused",
-                        "decoupled_weight_decay",
-                    )
-                },
+                **{name: group[name] for name in _ADAM_OPTIONS},
             )
+        # Only now: Adam initialises the state of a parameter if it finds it empty.
+        for p, basis in bases.items():
+            self.state[p]["basis"] = basis
         return loss
 
-    def _filter(self) -> None:
-        options: dict[str, Any] = self.param_groups[0]
-        params = [p for group in self.param_groups for p in group["params"]]
-        if all(p.grad is None for p in params):
-            return
-        batch_dims = options["batch_dims"]
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-        side = square_side(sum(g[(0,) * batch_dims].numel() for g in grads))
-        rank = options["rank"]
-        if isinstance(rank, float):
-            rank = max(1, round(rank * side))
-        if rank >= side:
-            return
-        matrix = to_square(grads, batch_dims, torch.float32)
-        finite = matrix.isfinite().all(-1).all(-1)
-        if options["nonfinite"] == "propagate":
-            matrix = torch.where(finite[..., None, None], matrix, 0)
-        elif not finite.all():
-            raise RuntimeError("LRGAdam found a non-finite gradient")
-        approximation = _METHODS[options["method"]](matrix, rank)
-        if options["nonfinite"] == "propagate":
-            approximation = torch.where(finite[..., None, None], approximation, torch.nan)
-        for p, g in zip(params, from_square(approximation, grads, batch_dims), strict=True):
-            if p.grad is not None:
-                p.grad = g
+    def _filter_gradients(self) -> dict[Tensor, Tensor] | None:
+        """Replace every gradient by its rank-k approximation.
+
+        Returns:
+            The bases to keep for the next step by the parameter that holds them, or ``None`` if a
+            gradient is not finite and the step is to be skipped.
+
+        """
+        results = []
+        for options, params in self._matrices():
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+            for g in grads:
+                _check_gradient(g)
+            batch_dims = options["batch_dims"]
+            shape = _matrix_shape(grads, options)
+            k = _rank(options["rank"], min(shape))
+            if k >= min(shape):
+                continue
+            wide = any(g.dtype == torch.float64 for g in grads)
+            dtype = torch.float64 if wide else torch.float32
+            if options["scope"] == "model":
+                matrix = to_square(grads, batch_dims, dtype)
+            else:
+                matrix = grads[0].to(dtype).reshape(*grads[0].shape[:batch_dims], *shape)
+            owner = next((p for p in params if "basis" in self.state.get(p, {})), None)
+            if owner is None:  # the first whose state Adam is going to initialise
+                owner = next(p for p in params if p.grad is not None)
+            found = _approximate(matrix, k, options, self.state.get(owner, {}))
+            results.append((options, params, grads, owner, found, _info(matrix, k, found, options)))
+            del matrix
+
+        # The fused kernel itself skips a step in which GradScaler found an infinity.
+        if getattr(self, "found_inf", None) is None:
+            for options, params, _, _, found, _ in results:
+                if options["nonfinite"] == "propagate":
+                    continue
+                if not found.matrix[..., 0, 0].isfinite().all():
+                    if options["nonfinite"] == "skip":
+                        return None
+                    raise RuntimeError(self._describe_nonfinite(params))
+
+        bases, infos = {}, []
+        for options, params, grads, owner, found, info in results:
+            if options["scope"] == "model":
+                filtered = from_square(found.matrix, grads, options["batch_dims"])
+            else:
+                filtered = [found.matrix.reshape(grads[0].shape).to(grads[0])]
+            for p, g in zip(params, filtered, strict=True):
+                if p.grad is None:
+                    continue
+                if options["write_back"] == "inplace":
+                    p.grad.copy_(g)
+                else:
+                    p.grad = g
+            if found.basis is not None:
+                bases[owner] = found.basis
+            infos.append(info)
+        self.last_step_info = tuple(infos)
+        return bases
+
+    def _matrices(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """List the options and the parameters of every matrix that has a gradient."""
+        first = self.param_groups[0]
+        if first["scope"] == "model":
+            for group in self.param_groups[1:]:
+                _check_shared(first, group)
+            matrices = [(first, [p for group in self.param_groups for p in group["params"]])]
+        else:
+            matrices = [
+                (group, [p])
+                for group in self.param_groups
+                for p in group["params"]
+                if p.ndim - group["batch_dims"] >= 2 and p.numel() > 0
+            ]
+        return [m for m in matrices if any(p.grad is not None for p in m[1])]
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        _check_options(group)
+        first = self.param_groups[0]
+        if group["scope"] != first["scope"]:
+            raise ValueError(f"Invalid scope: {group['scope']}, other groups have {first['scope']}")
+        if group["scope"] == "model":
+            _check_shared(first, group)
+        batch_dims = group["batch_dims"]
+        batch = first["params"][0].shape[:batch_dims] if first["params"] else None
+        for p in group["params"]:
+            if p.ndim < batch_dims or p.shape[:batch_dims] != batch:
+                raise ValueError(
+                    f"Invalid batch_dims: {batch_dims} for a parameter of shape {tuple(p.shape)}, "
+                    "all parameters need the same leading axes"
+                )
+
+    def _describe_nonfinite(self, params: list[Tensor]) -> str:
+        for index, group in enumerate(self.param_groups):
+            for position, p in enumerate(group["params"]):
+                mine = p.grad is not None and any(p is q for q in params)
+                if mine and not p.grad.isfinite().all():
+                    names = group.get("param_names")
+                    name = names[position] if names else f"{position} of group {index}"
+                    return f"LRGAdam found a non-finite gradient in parameter {name}"
+        return "The low-rank gradient overflows although every gradient is finite"
+
+
+def _approximate(
+    matrix: Tensor, k: int, options: dict[str, Any], state: dict[str, Any]
+) -> low_rank.Approximation:
+    method = options["method"]
+    if method == "svd":
+        return low_rank.svd(matrix, k)
+    if method == "gram":
+        return low_rank.gram(matrix, k)
+    block = min(k + options["oversampling"], *matrix.shape[-2:])
+    columns = matrix.shape[-1]
+    step = state.get("step", 0)
+    basis = state.get("basis") if method == "subspace" else None
+    if basis is None or basis.shape != (*matrix.shape[:-2], columns, block):
+        start = low_rank.random_signs(columns, block, options["seed"], step, matrix.device)
+        iterations = options["iterations"] or 2
+    else:
+        start = low_rank.with_fresh_directions(basis, (block - k) // 4, options["seed"], step)
+        iterations = options["iterations"] or 1
+    found = low_rank.subspace(matrix, k, start, iterations)
+    if options["tolerance"] is not None:
+        found = low_rank.certified(matrix, k, found, options["tolerance"])
+    if method == "randomized":
+        return found._replace(basis=None)
+    # Where the matrix was not finite no basis was found; the start serves the next step again.
+    good = found.basis.isfinite().all(-1).all(-1)[..., None, None]
+    return found._replace(basis=found.basis.where(good, start))
+
+
+def _info(
+    matrix: Tensor, k: int, found: low_rank.Approximation, options: dict[str, Any]
+) -> MatrixInfo:
+    energy = excess = None
+    if options["diagnostics"]:
+        energy = low_rank.captured_energy(matrix, found.matrix)
+        if options["method"] in ("gram", "svd"):
+            excess = torch.zeros_like(energy)
+        elif options["tolerance"] is not None:
+            excess = torch.full_like(energy, options["tolerance"])
+        else:
+            excess = low_rank.excess_error(matrix, found.left)
+    return MatrixInfo(tuple(matrix.shape), k, found.retries, found.fallbacks, energy, excess)
+
+
+def _rank(rank: int | float, side: int) -> int:
+    return max(1, round(rank * side)) if isinstance(rank, float) else rank
+
+
+def _matrix_shape(grads: list[Tensor], options: dict[str, Any]) -> tuple[int, int]:
+    shapes = [g.shape[options["batch_dims"] :] for g in grads]
+    if options["scope"] == "parameter":
+        return shapes[0][0], shapes[0][1:].numel()
+    side = square_side(sum(shape.numel() for shape in shapes))
+    return side, side
+
+
+def _check_gradient(grad: Tensor) -> None:
+    if grad.layout != torch.strided:
+        raise RuntimeError("LRGAdam does not support sparse gradients")
+    if grad.is_complex():
+        raise RuntimeError("LRGAdam does not support complex gradients")
+    if hasattr(grad, "full_tensor"):
+        raise RuntimeError("LRGAdam does not support sharded gradients (DTensor)")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    rank, iterations, tolerance = (options[k] for k in ("rank", "iterations", "tolerance"))
+    if isinstance(rank, bool) or not (
+        (isinstance(rank, int) and rank >= 1) or (isinstance(rank, float) and 0 < rank < 1)
+    ):
+        raise ValueError(f"Invalid rank: {rank}")
+    for name, choices in _CHOICES.items():
+        if options[name] not in choices:
+            raise ValueError(f"Invalid {name}: {options[name]}, should be one of {choices}")
+    for name in ("batch_dims", "oversampling", "seed"):
+        if not isinstance(options[name], int) or options[name] < 0:
+            raise ValueError(f"Invalid {name}: {options[name]}")
+    if iterations is not None and (not isinstance(iterations, int) or iterations < 1):
+        raise ValueError(f"Invalid iterations: {iterations}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"Invalid tolerance: {tolerance}")
+    if options["differentiable"] and options["method"] != "svd":
+        raise ValueError("differentiable=True needs method='svd', which autograd can follow")
+
+
+def _check_shared(first: dict[str, Any], group: dict[str, Any]) -> None:
+    for name in _SHARED_OPTIONS:
+        if group[name] != first[name]:
+            raise ValueError(
+                f"Invalid {name}: {group[name]}, with scope='model' all groups share one matrix "
+                f"and another group has {first[name]}"
+            )
