@@ -22,7 +22,7 @@ SMALL = {
     "tune.trials": 3,
     "tune.wave": 2,
     "tune.replicates": 2,
-    "tune.rank.high": 20,
+    "tune.rank.high": 8,  # below 10: pinning the rank at 10 is a change
     "final_train.replicates": 4,
     "final_train.group": 2,
 }

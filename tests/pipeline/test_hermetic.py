@@ -74,7 +74,7 @@ OTHER = {
     "tune.wave": 1,
     "tune.replicates": 3,
     "tune.lr": {"low": 0.001, "high": 0.01},
-    "tune.rank": {"low": 2, "high": 9},
+    "tune.rank": {"low": 2, "high": 7},
     "final_train.replicates": 5,
     "final_train.group": 4,
     "compare.margin": 0.9,
