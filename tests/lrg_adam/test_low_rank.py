@@ -233,7 +233,7 @@ def test_subspace_iteration_converges_to_the_best_approximation() -> None:
 
 
 def test_fresh_directions_find_what_the_basis_is_blind_to() -> None:
-    a = with_spectrum(0.5 ** torch.arange(N)).float()
+    a = with_spectrum(0.5 ** torch.arange(N))
     u, _, vh = torch.linalg.svd(a)
     basis = vh[: K + 4].T.contiguous()
     changed = a + 10 * u[:, -1:] * vh[-1]  # a new leading direction, orthogonal to the basis
