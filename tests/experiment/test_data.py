@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from experiment import data
 from experiment.data import Dataset
 from experiment.errors import UserError

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from experiment.training import Hyperparameters
-from experiment.tuning import Trial, on_boundary, search
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
+
+from experiment.training import Hyperparameters
+from experiment.tuning import Trial, on_boundary, search
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),
@@ -57,7 +58,9 @@ def test_the_search_learns_from_what_it_was_told() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_diverged_trial_is_finished_with_an_infinite_loss(bad: float) -> None:
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
-        return [bad if p["lr"] > 1e-2 else value for p, value in zip(points, bowl(points))]
+        return [
+            bad if p["lr"] > 1e-2 else value for p, value in zip(points, bowl(points), strict=True)
+        ]
 
     trials = search(SPACE, losses, trials=12, wave=3, seed=0)
 
