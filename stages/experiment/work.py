@@ -60,8 +60,8 @@ class Work:
         self._data = data
         self._folder = SCRATCH / stage
         self._fingerprint = _fingerprint(data)
-        workers = 1 if device == "cuda" else min(_workers(), total)
-        self._executor = _processes(workers) if workers > 1 else None
+        count = 1 if device == "cuda" else min(workers(), total)
+        self._executor = _processes(count) if count > 1 else None
         self._bar = progress.bar(total=total, unit=unit, desc=stage)
 
     def __enter__(self) -> Self:
@@ -149,7 +149,7 @@ def _read(path: Path) -> Result | None:
         return None
 
 
-def _workers() -> int:
+def workers() -> int:
     """Processes to use: as many as EXPERIMENT_WORKERS says, or else one for each core."""
     asked = os.environ.get("EXPERIMENT_WORKERS")
     if asked is None:
