@@ -20,9 +20,13 @@ from torch import Tensor
 # How far from optimal "exact" may be, relative to the norm of the matrix: float32 rounding.
 _EXACT = 4 * torch.finfo(torch.float32).eps
 
-# Filter steps before a certificate is asked for, and once more where it was refused. Measured on
-# gradients of small networks: the first is enough for 19 matrices in 20.
-_FILTER_STEPS = (4, 9)
+# Share of the energy left out below which float32 eigenvectors are not good enough.
+_DELICATE = 1e-4
+
+# The filtered iteration pays from this side on, if n is this many times the size of its block.
+_FILTER_MIN_SIDE = 512
+_FILTER_MIN_SHARE = 12
+_FILTER_STEPS = 5
 
 
 class Approximation(NamedTuple):
@@ -63,16 +67,18 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     r"""Best approximation through leading eigenvectors of the Gram matrix ``C = G^T G``.
 
     Exact to float32 rounding: the error exceeds the smallest possible, :math:`\|G - G_k\|_F`, by
-    at most ``4 * eps`` times :math:`\|G\|_F`. ``C`` and everything that decides are float64, where
-    squaring the singular values of a float32 matrix loses nothing. A float64 matrix has no wider
-    type to be squared in and goes to :func:`svd`.
+    no more than that of a float32 SVD does, some units of ``eps`` times :math:`\|G\|_F`. Rounding
+    ``C`` mixes only eigenvectors whose eigenvalues differ by about as little, so that it costs
+    little energy. Where the energy left out is itself little, because the matrix nearly has rank
+    ``k``, it would cost more, and ``C`` is formed and decomposed again in float64. A float64 matrix
+    has no wider type to be squared in and goes to :func:`svd`.
 
-    For ``k`` well below ``n`` the eigenvectors come from a filtered subspace iteration and are
-    accepted only with a proof, see :func:`excess_energy`; matrices that it cannot prove optimal get
-    a longer iteration, then a full eigendecomposition.
+    For a small ``k`` of a large matrix a filtered subspace iteration finds the eigenvectors several
+    times faster. Its result is accepted only with the proof of :func:`excess_energy`; a matrix for
+    which there is none is decomposed in full.
 
     Raises:
-        torch.linalg.LinAlgError: if the full decomposition fails in two ways.
+        torch.linalg.LinAlgError: if a full decomposition fails in two ways.
 
     """
     if matrix.dtype == torch.float64:
@@ -82,33 +88,25 @@ def gram(matrix: Tensor, k: int) -> Approximation:
         return transposed._replace(matrix=transposed.matrix.mT)
     g = matrix.reshape(-1, *matrix.shape[-2:])
     n = g.shape[-1]
-    wide = g.double()
-    c = wide.mT @ wide
-    del wide
-    energy = _trace(c)
-    finite = energy.isfinite()
-    basis = c.new_zeros(len(g), n, k)
-    pending = finite.nonzero().squeeze(-1)
+    largest = g.abs().amax((-2, -1), keepdim=True)
+    finite = largest.isfinite()
+    # So that squares neither overflow nor vanish; by a power of two, which rounds nothing.
+    exponent = largest.where(finite, 1).frexp().exponent.clamp(-126, 126)
+    unit = (g * torch.ldexp(torch.ones_like(largest), -exponent)).where(finite, 0)
     block = k + max(8, k // 2 + 2)
-    if 3 * block <= n:
-        for steps in _FILTER_STEPS:
-            if len(pending) == 0:
-                break
-            whole = len(pending) == len(g)
-            found, proven = _filtered_eigenvectors(c if whole else c[pending], k, block, steps)
-            basis[pending] = found
-            pending = pending[~proven]
+    filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
     retries = 0
-    if len(pending) > 0:
-        basis[pending], retries = _with_retry(
-            lambda a: torch.linalg.eigh(a).eigenvectors[..., -k:],
-            lambda a: torch.linalg.svd(a).U[..., :k],
-            c[pending],
-        )
-    del c
-    v = basis.to(g.dtype).where(finite[:, None, None], torch.nan)
-    result = _times(g, v) @ v.mT
-    return Approximation(result.view_as(matrix), retries=retries, fallbacks=len(pending))
+    if filtered:
+        v, proven = _filtered_eigenvectors(unit, k, block)
+        pending = (~proven).nonzero().squeeze(-1)
+        if len(pending) > 0:
+            v[pending], retries = _all_eigenvectors(unit[pending], k)
+    else:
+        v, retries = _all_eigenvectors(unit, k)
+    del unit
+    v = v.where(finite, torch.nan)
+    result = (_times(g, v) @ v.mT).view_as(matrix)
+    return Approximation(result, retries=retries, fallbacks=len(pending) if filtered else 0)
 
 
 def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Approximation:
@@ -301,35 +299,60 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     return ratio.masked_fill(error <= energy * _EXACT**2, 0)
 
 
-def _filtered_eigenvectors(c: Tensor, k: int, block: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Leading ``k`` eigenvectors of float64 Gram matrices ``c``, and where they are proven optimal.
+def _all_eigenvectors(unit: Tensor, k: int) -> tuple[Tensor, int]:
+    """Leading right singular vectors of float32 matrices, and how many needed a retry."""
 
-    Subspace iteration with a polynomial of degree two in place of ``c^2``: the Chebyshev polynomial
+    def leading(g: Tensor) -> tuple[Tensor, Tensor, int]:
+        c = g.mT @ g
+        v, retries = _with_retry(
+            lambda c: torch.linalg.eigh(c).eigenvectors[..., -k:],
+            lambda c: torch.linalg.svd(c.double()).U[..., :k].to(c.dtype),
+            c,
+        )
+        kept = (v * _times(c, v)).sum((-2, -1))
+        return v, kept >= (1 - _DELICATE) * _trace(c), retries
+
+    v, delicate, retries = leading(unit)
+    index = delicate.nonzero().squeeze(-1)
+    if len(index) > 0:
+        wide, _, again = leading(unit[index].double())
+        v = v.index_copy(0, index, wide.float())
+        retries += again
+    return v, retries
+
+
+def _filtered_eigenvectors(unit: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """Leading right singular vectors of float32 matrices, and where they are proven optimal.
+
+    Subspace iteration with a polynomial of degree two in place of ``C^2``: the Chebyshev polynomial
     that stays small on ``[0, cut]`` and grows fastest beyond it, ``cut`` following the smallest
     eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). It runs in float32;
     the Ritz vectors and the proof are float64.
     """
-    energy = _trace(c).clamp(min=torch.finfo(c.dtype).tiny)
+    wide = unit.double()
+    c = wide.mT @ wide
+    del wide
     n = c.shape[-1]
+    energy = _trace(c).clamp(min=torch.finfo(c.dtype).tiny)
     narrow = torch.mul(c, 1 / energy[:, None, None]).float()
     v = random_signs(n, block, seed=0, step=0, device=c.device).expand(len(c), n, block) / n**0.5
     cut = torch.zeros_like(energy)[:, None, None]
-    for _ in range(steps):
+    for _ in range(_FILTER_STEPS):
         y = narrow @ v
         y = narrow @ y - cut.float() * y + (cut.square() / 8).float() * v
         v, smallest = _orthonormal(y)
         cut = (cut + (cut.square() / 2 + 4 * smallest[:, None, None]).sqrt()) / 2
         v = v.float()
+    del narrow
     v = _orthonormal(v)[0]  # again, in float64: the proof needs it to that precision
-    small = (v.mT @ (c @ v)).nan_to_num(0, 0, 0)
-    values, rotation = torch.linalg.eigh(small)
+    values, rotation = torch.linalg.eigh(v.mT @ (c @ v))
     v = v @ rotation[..., -k:]
     error = (energy - values[..., -k:].sum(-1)).clamp(min=0).sqrt()
     norm = energy.sqrt()
     # excess energy = (error + best) * (error - best), hence this bounds error - best
     allowed = _EXACT * norm * torch.maximum(error, _EXACT * norm)
     next_value = (values[..., -k] + values[..., -k - 1]) / 2 + allowed / (4 * k)
-    return v, excess_energy(c, v, next_value) <= allowed
+    return v.float(), excess_energy(c, v, next_value) <= allowed
 
 
 def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
