@@ -92,7 +92,8 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     finite = largest.isfinite()
     # So that squares neither overflow nor vanish; by a power of two, which rounds nothing.
     exponent = largest.where(finite, 1).frexp().exponent.clamp(-126, 126)
-    unit = (g * torch.ldexp(torch.ones_like(largest), -exponent)).where(finite, 0)
+    unit = g * torch.ldexp(torch.ones_like(largest), -exponent)
+    unit.masked_fill_(~finite, 0)
     block = k + max(8, k // 2 + 2)
     filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
     retries = 0
@@ -190,8 +191,10 @@ def random_signs(
     The signs hash their own position with the two-round integer hash of Wellons' hash-prospector,
     so no generator is consumed, ``step`` may live on the device, and every device draws the same.
     """
-    offset = torch.as_tensor(step, device=device).to(torch.int64) * 0x9E3779B1
-    x = torch.arange(rows * columns, device=device) + offset + (seed * 0x85EBCA77 & 0xFFFFFFFF)
+    if isinstance(step, Tensor):
+        step = step.to(device, torch.int64)
+    x = torch.arange(rows * columns, device=device) + step * 0x9E3779B1
+    x = x + (seed * 0x85EBCA77 & 0xFFFFFFFF)
     x = x & 0xFFFFFFFF
     x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
     x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
@@ -334,7 +337,8 @@ def _filtered_eigenvectors(unit: Tensor, k: int, block: int) -> tuple[Tensor, Te
     del wide
     n = c.shape[-1]
     energy = _trace(c).clamp(min=torch.finfo(c.dtype).tiny)
-    narrow = torch.mul(c, 1 / energy[:, None, None]).float()
+    narrow = torch.empty_like(unit)
+    torch.mul(c, 1 / energy[:, None, None], out=narrow)
     v = random_signs(n, block, seed=0, step=0, device=c.device).expand(len(c), n, block) / n**0.5
     cut = torch.zeros_like(energy)[:, None, None]
     for _ in range(_FILTER_STEPS):
