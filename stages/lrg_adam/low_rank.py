@@ -92,7 +92,8 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     finite = largest.isfinite()
     # So that squares neither overflow nor vanish; by a power of two, which rounds nothing.
     exponent = largest.where(finite, 1).frexp().exponent.clamp(-126, 126)
-    unit = (g * torch.ldexp(torch.ones_like(largest), -exponent)).where(finite, 0)
+    unit = g * torch.ldexp(torch.ones_like(largest), -exponent)
+    unit.masked_fill_(~finite, 0)
     block = k + max(8, k // 2 + 2)
     filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
     retries = 0
@@ -190,8 +191,10 @@ def random_signs(
     The signs hash their own position with the two-round integer hash of Wellons' hash-prospector,
     so no generator is consumed, ``step`` may live on the device, and every device draws the same.
     """
-    offset = torch.as_tensor(step, device=device).to(torch.int64) * 0x9E3779B1
-    x = torch.arange(rows * columns, device=device) + offset + (seed * 0x85EBCA77 & 0xFFFFFFFF)
+    if isinstance(step, Tensor):
+        step = step.to(device, torch.int64)
+    x = torch.arange(rows * columns, device=device) + step * 0x9E3779B1
+    x = x + (seed * 0x85EBCA77 & 0xFFFFFFFF)
     x = x & 0xFFFFFFFF
     x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
     x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
@@ -326,33 +329,30 @@ def _filtered_eigenvectors(unit: Tensor, k: int, block: int) -> tuple[Tensor, Te
 
     Subspace iteration with a polynomial of degree two in place of ``C^2``: the Chebyshev polynomial
     that stays small on ``[0, cut]`` and grows fastest beyond it, ``cut`` following the smallest
-    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). It runs in float32;
-    the Ritz vectors and the proof are float64.
+    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). ``C`` is rounded to
+    float32, which is as good as it is for :func:`_all_eigenvectors`; the proof is in float64.
     """
-    wide = unit.double()
-    c = wide.mT @ wide
-    del wide
+    c = unit.mT @ unit
     n = c.shape[-1]
-    energy = _trace(c).clamp(min=torch.finfo(c.dtype).tiny)
-    narrow = torch.mul(c, 1 / energy[:, None, None]).float()
     v = random_signs(n, block, seed=0, step=0, device=c.device).expand(len(c), n, block) / n**0.5
-    cut = torch.zeros_like(energy)[:, None, None]
+    cut = torch.zeros(len(c), 1, 1, dtype=torch.float64, device=c.device)
     for _ in range(_FILTER_STEPS):
-        y = narrow @ v
-        y = narrow @ y - cut.float() * y + (cut.square() / 8).float() * v
+        y = c @ v
+        y = c @ y - cut.float() * y + (cut.square() / 8).float() * v
         v, smallest = _orthonormal(y)
         cut = (cut + (cut.square() / 2 + 4 * smallest[:, None, None]).sqrt()) / 2
         v = v.float()
-    del narrow
     v = _orthonormal(v)[0]  # again, in float64: the proof needs it to that precision
+    c = c.double()
     values, rotation = torch.linalg.eigh(v.mT @ (c @ v))
     v = v @ rotation[..., -k:]
-    error = (energy - values[..., -k:].sum(-1)).clamp(min=0).sqrt()
-    norm = energy.sqrt()
-    # excess energy = (error + best) * (error - best), hence this bounds error - best
-    allowed = _EXACT * norm * torch.maximum(error, _EXACT * norm)
+    energy = _trace(c)
+    error = energy - values[..., -k:].sum(-1)  # squared
+    # The excess energy is (error + best) * (error - best) of the norms: it bounds error - best.
+    allowed = _EXACT * (energy * error.clamp(min=0)).sqrt()
     next_value = (values[..., -k] + values[..., -k - 1]) / 2 + allowed / (4 * k)
-    return v.float(), excess_energy(c, v, next_value) <= allowed
+    proven = excess_energy(c, v, next_value) <= allowed
+    return v.float(), proven & (error > _DELICATE * energy)
 
 
 def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
