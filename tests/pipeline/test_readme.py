@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -84,3 +85,10 @@ def test_the_table_of_parameters_is_complete(key: str) -> None:
 def test_the_graph_is_the_one_of_the_pipeline() -> None:
     graph = Project(ROOT).run(sys.executable, "-m", "dvc", "dag", "--md").stdout
     assert graph.strip() in README
+
+
+def test_the_example_trains() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)  # noqa: S102
+    assert names["loss"] < 0.5
