@@ -1,10 +1,14 @@
 """Compare LRG-Adam with Adam on the outcomes of paired replicates."""
 
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from experiment import errors, files
+from experiment import files, versions
 from experiment.errors import UserError
 from experiment.params import read_params
 from experiment.randomness import stream
@@ -22,10 +26,9 @@ LOWER_IS_BETTER = {
 def read_outcomes(optimizer: str) -> pd.DataFrame:
     """The outcomes of an optimizer's replicates, a row each."""
     path = Path(f"metrics/replicates/{optimizer}.csv")
-    table = files.read_csv(path)
-    missing = {"replicate", *LOWER_IS_BETTER} - set(table)
-    if missing:
-        raise UserError(f"{path}: no column {', '.join(sorted(missing))}")
+    table = files.read_csv(path, "replicate", *LOWER_IS_BETTER)
+    if len(table) < 2 or not np.isfinite(table).all(axis=None):
+        raise UserError(f"{path}: allowed: two replicates or more, all numbers finite")
     return table
 
 
@@ -56,4 +59,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     with errors.reported():
+        versions.check()
         main()

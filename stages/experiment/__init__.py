@@ -5,6 +5,7 @@ every process of the pipeline, workers included, imports this package before eit
 """
 
 import os
+import sys
 
 # The number of threads decides the order of sums. One each: work spreads over processes.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -14,4 +15,8 @@ INSTRUCTIONS = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "COMPATIBLE",
 }
-os.environ.update(THREADS | INSTRUCTIONS)
+ARITHMETIC = THREADS | INSTRUCTIONS
+
+if "torch" in sys.modules and not ARITHMETIC.items() <= os.environ.items():
+    raise ImportError("experiment is to be imported before torch: it fixes torch's arithmetic")
+os.environ.update(ARITHMETIC)

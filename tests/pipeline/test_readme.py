@@ -90,5 +90,5 @@ def test_the_graph_is_the_one_of_the_pipeline() -> None:
 def test_the_example_trains() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
-    exec(example, names)  # noqa: S102
+    exec(example, names)
     assert names["loss"] < 0.5
