@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lrg_adam import LRGAdam, low_rank
-from reference import ReferenceLRGAdam, low_rank_gradients
 from torch import Tensor, nn
 from torch.optim import Adam
+
+from lrg_adam import LRGAdam, low_rank
+from reference import ReferenceLRGAdam, low_rank_gradients
 
 METHODS = ("gram", "svd", "randomized", "subspace")
 EXACT = ("gram", "svd")

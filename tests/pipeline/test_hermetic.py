@@ -75,7 +75,7 @@ OTHER = {
     "tune.replicates": 3,
     "tune.lr": {"low": 0.001, "high": 0.01},
     "tune.rank": {"low": 2, "high": 7},
-    "final_train.replicates": 5,
+    "final_train.replicates": 7,
     "final_train.group": 4,
     "compare.margin": 0.9,
 }
