@@ -107,7 +107,7 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     else:
         v, retries = _all_eigenvectors(c, k)
 
-    kept = (v * _times(c, v)).sum((-2, -1))
+    kept = (v * (c @ v)).sum((-2, -1))
     del c
     delicate = (~usable | (kept >= (1 - _DELICATE) * energy)).nonzero().squeeze(-1)
     if len(delicate) > 0:
@@ -117,7 +117,7 @@ def gram(matrix: Tensor, k: int) -> Approximation:
         found, again = _all_eigenvectors(wide.where(finite, 0), k)
         v = v.index_copy(0, delicate, found.where(finite, torch.nan).to(v.dtype))
         retries += again
-    result = (_times(g, v) @ v.mT).view_as(matrix)
+    result = ((g @ v) @ v.mT).view_as(matrix)
     return Approximation(result, retries=retries, fallbacks=fallbacks)
 
 
@@ -141,8 +141,8 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
     """
     v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:])
     for _ in range(iterations):
-        q = _orthonormal(_times(matrix, v.to(matrix.dtype)))[0].to(matrix.dtype)
-        v = _times(matrix.mT, q)
+        q = _orthonormal(matrix @ v.to(matrix.dtype))[0].to(matrix.dtype)
+        v = matrix.mT @ q
     # Order the r directions by the energy they hold, to keep the k best: subspace iteration again,
     # on the small r x r matrix, because eigh would synchronise. Near-ties that two steps leave
     # unsorted hold nearly the same energy, so it does not matter which of them are kept.
@@ -266,7 +266,7 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
         The bound ``(...)``, infinite where the factorisation shows :math:`\mu` to be too small.
 
     """
-    cv = _times(c, v)
+    cv = c @ v
     theta = (v * cv).sum(-2)
     scaled = v * theta[..., None, :]
     residual = torch.linalg.vector_norm(cv - scaled, dim=(-2, -1))[..., None]
@@ -302,7 +302,7 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     c = wide @ wide.mT
     v = _orthonormal(left)[0]
     # Not to hand LAPACK a NaN, which it may not survive; the bound is NaN all the same.
-    theta, rotation = torch.linalg.eigh((v.mT @ _times(c, v)).nan_to_num(0, 0, 0))
+    theta, rotation = torch.linalg.eigh((v.mT @ (c @ v)).nan_to_num(0, 0, 0))
     energy = _trace(c)
     error = (energy - theta.sum(-1)).clamp(min=0)  # squared, as is all that follows
     budget = error * (1 - (1 + aim) ** -2) / 2
@@ -367,17 +367,6 @@ def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
     factor = torch.linalg.cholesky_ex(normal).L
     basis = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
     return basis, factor.diagonal(dim1=-2, dim2=-1).amin(-1)
-
-
-def _times(matrix: Tensor, columns: Tensor) -> Tensor:
-    """Multiply with the same bits whether a matrix comes alone or in a stack.
-
-    Batched products have that property on the CPU unless there is a single column: for a stack of
-    one that is another kernel.
-    """
-    if columns.shape[-1] > 1:
-        return matrix @ columns
-    return (matrix @ columns.expand(*columns.shape[:-1], 2))[..., :1]
 
 
 def _trace(matrix: Tensor) -> Tensor:

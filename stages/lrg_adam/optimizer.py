@@ -139,8 +139,8 @@ class LRGAdam(Adam):
             for each parameter of two or more dimensions, which the first of them indexes by rows
             (as torch lays weights out); other parameters are not filtered (default: "model")
         batch_dims (int, optional): number of leading axes, the same in every parameter, that index
-            independent models, each with a matrix of its own. On the CPU a model's filtered
-            gradient has the same bits whatever the others are and however many (default: 0)
+            independent models, each with a matrix of its own. A model's filtered gradient depends
+            on the other models by rounding at most, even if those are not finite (default: 0)
         nonfinite (str, optional): what to do about NaN and infinite gradients. "raise" an error
             that names the parameter; "skip" the step and count it in ``skipped_steps``; or
             "propagate" NaN to all of the matrix they are in, and no other, which needs no
