@@ -197,7 +197,17 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: no parameters; allowed: {', '.join(Params.model_fields)}")
-    return raw
+    return _named(raw)
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+    """The same with keys that can be printed in a line; YAML has keys of any type."""
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) and key.isprintable() else repr(key): _named(inner)
+            for key, inner in value.items()
+        }
+    return value
 
 
 def _problems(raw: Mapping[str, Any]) -> list[ErrorDetails]:
@@ -227,8 +237,8 @@ def _describe(problem: ErrorDetails) -> str:
         case "missing":
             return f"{key} is missing; allowed: {_allowed(key)}"
         case "extra_forbidden":
-            section, _, name = key.rpartition(".")
-            known = list(_annotation(section).model_fields)
+            *sections, name = map(str, problem["loc"])
+            known = list(_annotation(".".join(sections)).model_fields)
             likely = get_close_matches(name, known, n=1) or known
             return f"unknown key {key} = {value!r}; allowed in its place: {', '.join(likely)}"
     return f"{key} = {value!r}; allowed: {_allowed(key)}"

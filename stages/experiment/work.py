@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SCRATCH = Path(".scratch")
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
+PATIENCE = 10  # seconds for it to answer
 
 Task = TypeVar("Task")
 Result = dict[str, Tensor]
@@ -70,7 +71,7 @@ class Work:
         # What a task raises whose process is gone.
         self._lost: tuple[type[Exception], ...] = (BrokenProcessPool,)
         if SCHEDULER in os.environ:
-            self._executor, self._lost = _cluster(os.environ[SCHEDULER])
+            self._executor, self._lost = cluster(os.environ[SCHEDULER])
         elif device == "cuda":
             if not torch.cuda.is_available():
                 raise UserError("params.yaml: device = cuda; allowed: cpu (torch sees no GPU here)")
@@ -218,7 +219,7 @@ def workers() -> int:
     return int(asked)
 
 
-def _cluster(address: str) -> tuple[Executor, tuple[type[Exception], ...]]:
+def cluster(address: str) -> tuple[Executor, tuple[type[Exception], ...]]:
     """The workers of a Dask scheduler, wherever they run; Dask repeats what a lost one was at."""
     try:
         from distributed import Client, KilledWorker
@@ -228,7 +229,7 @@ def _cluster(address: str) -> tuple[Executor, tuple[type[Exception], ...]]:
             'pip install -c constraints.txt -e ".[pipeline,cluster]"'
         ) from None
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError):
         raise UserError(
             f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, "

@@ -1,0 +1,131 @@
+"""The same bytes from any folder, any number of processes and any environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from project import ROOT, Project, stage_outputs
+
+TRAINING = ["tune_adam", "tune_lrg_adam", "final_train@adam", "final_train@lrg_adam"]
+# What a processor that lacks AVX-512 looks like to the libraries that pick instructions by it.
+LESSER_PROCESSOR = {
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
+}
+
+
+def clone(project: Project, folder: Path) -> Project:
+    subprocess.run(["git", "clone", "-q", project.folder, folder], check=True)
+    return Project(folder)
+
+
+def test_a_cold_run_in_another_clone_and_environment_gives_the_same_bytes(
+    finished: Project, tmp_path: Path
+) -> None:
+    fresh = clone(finished, tmp_path / "another clone")
+    fresh.run("git", "checkout", "-q", "HEAD~1")  # before there were results
+    assert fresh.read() == {}
+
+    fresh.dvc(
+        "repro",
+        EXPERIMENT_WORKERS="2",
+        OMP_NUM_THREADS="3",
+        MKL_NUM_THREADS="2",
+        PYTHONHASHSEED="77",
+        ATEN_CPU_CAPABILITY="default",
+        MKL_CBWR="AUTO",
+        LC_ALL="C",
+        TZ="Asia/Tokyo",
+    )
+
+    assert fresh.read() == finished.read()
+    locks = [(p.folder / "dvc.lock").read_bytes() for p in (fresh, finished)]
+    assert locks[0] == locks[1]
+
+
+def again(project: Project, stage: str, **environment: str) -> dict[str, bytes]:
+    """The outputs of a stage that is run again by hand."""
+    for output in stage_outputs(project.stages()[stage]):
+        (project.folder / output).unlink()
+    shutil.rmtree(project.folder / ".scratch")
+    project.run("sh", "-c", project.stages()[stage]["cmd"], **environment)
+    return project.read()
+
+
+@pytest.mark.parametrize("stage", ["tune_lrg_adam", "final_train@lrg_adam"])
+def test_four_workers_give_the_same_bytes(project: Project, finished: Project, stage: str) -> None:
+    assert again(project, stage, EXPERIMENT_WORKERS="4") == finished.read()
+
+
+@pytest.mark.parametrize("stage", ["tune_lrg_adam", "final_train@lrg_adam", "compare"])
+def test_a_lesser_processor_gives_the_same_bytes(
+    project: Project, finished: Project, stage: str
+) -> None:
+    assert again(project, stage, **LESSER_PROCESSOR) == finished.read()
+
+
+def test_results_are_shared_through_a_remote(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    project.commit("A remote")
+    project.dvc("push")
+    other = clone(project, tmp_path / "other")
+    assert other.read() != finished.read()
+
+    other.dvc("pull")
+
+    assert other.read() == finished.read()
+    assert other.ran("repro") == []
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of this repository with its files as they are now, results included."""
+    if not (ROOT / "dvc.lock").exists():
+        pytest.skip("no results are committed")
+    project = Project(tmp_path_factory.mktemp("committed"))
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, project.folder / name)
+    project.run("git", "init", "-q", "-b", "main")
+    project.commit("The repository, with its results")
+    return project
+
+
+def test_the_committed_results_are_those_of_the_committed_code(committed: Project) -> None:
+    planned = committed.dvc("repro", "--dry", "--allow-missing").stdout
+
+    assert "Running stage" not in planned, planned
+
+
+@pytest.mark.parametrize("stage", ["fetch_data", "compare", "plot"])
+def test_a_cheap_stage_gives_the_committed_bytes(committed: Project, stage: str) -> None:
+    committed.run("sh", "-c", committed.stages()[stage]["cmd"])
+
+    assert committed.run("git", "status", "--porcelain", "--untracked-files=no").stdout == ""
+    lock = yaml.safe_load((committed.folder / "dvc.lock").read_text())["stages"][stage]["outs"]
+    for output in lock:
+        content = (committed.folder / output["path"]).read_bytes()
+        assert hashlib.md5(content).hexdigest() == output["md5"]
+
+
+@pytest.mark.slow
+def test_a_whole_run_gives_the_committed_bytes(committed: Project) -> None:
+    committed.dvc("repro", "-f", EXPERIMENT_WORKERS=str(os.cpu_count()))
+
+    assert committed.run("git", "status", "--porcelain", "--untracked-files=no").stdout == ""

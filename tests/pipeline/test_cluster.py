@@ -1,0 +1,130 @@
+"""A Dask cluster computes the same bytes, and loses nothing when it loses a worker."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import Run, forget, kept, same_results
+from project import ENVIRONMENT, Project
+
+from experiment import work
+from experiment.errors import UserError
+
+DASK = [sys.executable, "-m", "dask"]
+
+
+class Cluster:
+    """A scheduler and two workers on loopback, started as on separate machines."""
+
+    def __init__(self, folder: Path, stages: Path) -> None:
+        self.folder = folder
+        self.environment = ENVIRONMENT | {"PYTHONPATH": str(stages)}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        file = folder / "scheduler.json"
+        self.start(
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(file),
+        )
+        end = time.monotonic() + 60
+        while not file.exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        self.address = re.search('"address": "([^"]+)"', file.read_text())[1]
+        self.workers = [
+            self.start(
+                "worker",
+                self.address,
+                "--nthreads",
+                "1",
+                "--no-dashboard",
+                "--local-directory",
+                str(folder),
+            )
+            for _ in range(2)
+        ]
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{command[0]}.{len(self.processes)}.log").open("w") as log:
+            process = subprocess.Popen(
+                [*DASK, *command], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            kill_tree(process.pid)
+            process.wait()
+
+
+def kill_tree(pid: int) -> None:
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        process.kill()
+
+
+@pytest.fixture
+def cluster(project: Project, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path, project.folder / "stages")
+    yield cluster
+    cluster.stop()
+
+
+def test_a_cluster_gives_the_same_bytes_although_a_worker_dies(
+    project: Project, finished: Project, cluster: Cluster
+) -> None:
+    forget(project, "tune_lrg_adam", "final_train@lrg_adam")
+    run = Run.dvc(project, "repro", "final_train@lrg_adam", DASK_SCHEDULER_ADDRESS=cluster.address)
+    run.until(lambda: kept(project, "tune_lrg_adam"))
+    kill_tree(cluster.workers[0].pid)
+
+    assert run.wait() == 0, run.output
+    assert same_results(project, finished)
+
+
+def test_workers_with_other_code_are_refused(project: Project, cluster: Cluster) -> None:
+    before = project.read()
+    own = project.copy(project.folder.with_name("other"))
+    source = own.folder / "stages/experiment/randomness.py"
+    source.write_text(source.read_text() + "# an edit\n")
+
+    failed = own.dvc("repro", "tune_adam", check=False, DASK_SCHEDULER_ADDRESS=cluster.address)
+
+    assert failed.returncode != 0
+    assert "error: a worker runs other code or other versions than this stage" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert own.read() == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "tcp://127.0.0.1:9", "nowhere", ""])
+def test_a_scheduler_that_is_not_there_is_reported(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "PATIENCE", 1)
+
+    with pytest.raises(UserError, match=rf"^DASK_SCHEDULER_ADDRESS = '{address}'; allowed: "):
+        work.cluster(address)
+
+
+def test_a_missing_dask_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+
+    with pytest.raises(UserError, match=r"Dask is not installed: pip install -c constraints.txt"):
+        work.cluster("tcp://127.0.0.1:8786")
