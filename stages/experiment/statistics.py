@@ -23,7 +23,7 @@ ALPHA = 0.05
 # Draws of the bootstrap and of the sign-flip test. A p-value of 0.05 then has a standard error of
 # 0.002 and the smallest possible one, 1e-4, survives a Holm correction over hundreds of tests.
 RESAMPLES = 9_999
-# Up to this many replicates all 2^16 sign flips are enumerated (milliseconds), so p is exact.
+# Up to this many replicates every sign flip, 2^16 at most, is enumerated and p is exact.
 EXACT_REPLICATES = 16
 
 
@@ -41,13 +41,14 @@ class Comparison:
 
     Attributes:
         mean_difference: mean of treatment minus baseline.
-        low: lower end of the 95 % BCa bootstrap interval of the mean difference.
+        low: lower end of the 95 % BCa bootstrap interval of the mean difference, widened for few
+            replicates.
         high: upper end of it.
         p_value: two-sided sign-flip permutation test of "the arms are exchangeable".
         equivalence_p_value: two one-sided t-tests of "the means differ by ``margin`` or more".
         probability_lower: share of replicates whose treatment is the lower, ties counting half.
-        correlation: Pearson correlation of the pairs; what pairing buys (the variance of ``d``
-            falls by it). NaN where an arm does not vary.
+        correlation: Pearson correlation of the pairs, the share of the variance of ``d`` that
+            pairing removes where both arms vary alike. NaN where an arm does not vary.
         replicates: number of pairs.
         margin: the largest difference that does not matter.
         lower_is_better: whether a negative difference is an improvement.
@@ -157,9 +158,13 @@ def compare_paired(
 ) -> Comparison:
     """Compare two arms replicate by replicate; see :class:`Comparison` for the results.
 
-    Swapping the arms mirrors every result. The order of the replicates matters only within Monte
-    Carlo error. The BCa interval undercovers with few replicates, as bootstrap intervals do: of
-    normal differences, 90 % instead of 95 % at 10 replicates, 94 % at 30.
+    Swapping the arms mirrors every result; the order of the replicates matters only within Monte
+    Carlo error. The bootstrap interval is BCa (Efron 1987) at a nominal level that makes up for
+    resamples being too narrow by sqrt(1 - 1/S) and normal instead of t, as the expanded percentile
+    interval of Hesterberg (2015) does: of normal differences it covers 93 % at 8 replicates and 94
+    to 95 % from 12 on, where plain BCa covers 88 % and 91 %; of very heavy-tailed ones (lognormal)
+    90 %. The one-sided tests lean on the t distribution: sound for arms of similar shape, whose
+    differences are nearly symmetric, but liberal where few differences are strongly skewed.
 
     Args:
         treatment: one value a replicate, shape ``(replicates,)``.
@@ -176,10 +181,11 @@ def compare_paired(
             and finite; or a margin that is not positive and finite.
 
     References:
-        Efron (1987), "Better bootstrap confidence intervals"; Phipson and Smyth (2010),
-        "Permutation p-values should never be zero"; Schuirmann (1987), "A comparison of the two
-        one-sided tests procedure"; Bouthillier et al. (2021), "Accounting for variance in machine
-        learning benchmarks" (probability of outperforming).
+        Efron (1987), "Better bootstrap confidence intervals"; Hesterberg (2015), "What teachers
+        should know about the bootstrap"; Phipson and Smyth (2010), "Permutation p-values should
+        never be zero"; Schuirmann (1987), "A comparison of the two one-sided tests procedure";
+        Bouthillier et al. (2021), "Accounting for variance in machine learning benchmarks"
+        (probability of outperforming).
 
     """
     treatment, baseline = _pairs(treatment, baseline)
@@ -226,9 +232,10 @@ def correct_family(family: Sequence[Comparison]) -> list[Comparison]:
     """Replace both p-values of every comparison by their Holm-adjusted ones, and so its verdict.
 
     The sign-flip tests are one family and the equivalence tests another: the chance of any false
-    "better" or "worse" is at most 5 %, and so is that of any false "equivalent". A claim can be
-    lost to the correction but never contradicted by it, and a family of one is left as it was.
-    Differences and intervals stay those of the single comparison. Correct a family once only.
+    "better" or "worse" is at most 5 %, and so is that of any false "equivalent". Claims are only
+    lost, never gained; a comparison that loses "equivalent" may show the "better" or "worse" that
+    it also supports. A family of one stays as it is, and every interval stays that of the single
+    comparison. Correct a family once only.
     """
     differs = holm([c.p_value for c in family])
     equivalent = holm([c.equivalence_p_value for c in family])
@@ -286,10 +293,8 @@ def compare_epochs_to_target(
             target or margin.
 
     """
-    treatment_epochs, baseline_epochs = (
-        first_epoch(treatment, target),
-        first_epoch(baseline, target),
-    )
+    treatment_epochs = first_epoch(treatment, target)
+    baseline_epochs = first_epoch(baseline, target)
     if np.shape(treatment) != np.shape(baseline):
         raise ValueError(
             f"curves differ in shape: treatment {np.shape(treatment)}, "
@@ -336,18 +341,23 @@ def _pairs(treatment: ArrayLike, baseline: ArrayLike) -> tuple[Floats, Floats]:
 def _bca_interval(
     difference: Floats, rng: np.random.Generator, resamples: int
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean; the value itself where all differences are the same."""
-    if np.ptp(difference) == 0:
-        return float(difference[0]), float(difference[0])
+    """Bootstrap interval of the mean; the mean itself where all differences are the same."""
+    # On a grid of integers sums are exact: resamples tie where they should, on every machine.
+    unit = np.abs(difference).max() / 2**40 or 1.0
+    grid = np.rint(difference / unit)
+    if np.ptp(grid) == 0:
+        return float(difference.mean()), float(difference.mean())
+    n = difference.size
+    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf(ALPHA / 2, n - 1))
     interval = stats.bootstrap(
-        (difference,),
+        (grid,),
         np.mean,
         n_resamples=resamples,
-        confidence_level=1 - ALPHA,
+        confidence_level=1 - 2 * max(tail, 1 / resamples),  # no finer than one draw
         method="BCa",
         rng=rng,
     ).confidence_interval
-    return float(interval.low), float(interval.high)
+    return float(interval.low * unit), float(interval.high * unit)
 
 
 def _sign_flip_p_value(difference: Floats, rng: np.random.Generator, resamples: int) -> float:
@@ -355,12 +365,12 @@ def _sign_flip_p_value(difference: Floats, rng: np.random.Generator, resamples: 
     total = difference.sum()
     extreme = abs(total) - 1e-12 * np.abs(difference).sum()  # sums that tie but for rounding
     if difference.size <= EXACT_REPLICATES:
-        # All flips come in mirrored pairs of the same size: leave the first sign as it is.
-        rest = difference[1:]
-        flips = np.arange(2**rest.size)[:, None] >> np.arange(rest.size) & 1
-        return float((np.abs(total - 2 * (flips @ rest)) >= extreme).mean())
+        sums = np.array([total])
+        for value in difference[1:]:  # not the first: flips come in mirrored pairs of equal size
+            sums = np.concatenate((sums, sums - 2 * value))
+        return float((np.abs(sums) >= extreme).mean())
     flips = rng.integers(2, size=(resamples, difference.size), dtype=bool)
-    count = np.count_nonzero(np.abs(total - 2 * (flips @ difference)) >= extreme)
+    count = int(np.count_nonzero(np.abs(total - 2 * (flips @ difference)) >= extreme))
     return (1 + count) / (1 + resamples)  # the observed signs are one of the possible flips
 
 
