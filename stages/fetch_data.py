@@ -3,7 +3,7 @@
 from experiment import data, errors
 from experiment.params import read_params
 
-READS = ("data.train", "data.validation")
+READS = ("data.train", "data.validation", "data.shuffle")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from experiment.work import Work
 READS = (
     "seed",
     "device",
+    "model.name",
     "model.hidden",
     "training.epochs",
     "training.batch_size",

@@ -42,6 +42,9 @@ def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
     return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
 
 
+ModelName = Literal["mlp", "logistic", "cnn"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -73,11 +76,13 @@ class Data(_Section):
 
     train: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
     validation: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
+    shuffle: bool = Field(strict=True, description="true or false")
 
 
 class Model(_Section):
     """The network."""
 
+    name: ModelName = Field(description="mlp, logistic or cnn")
     hidden: list[Annotated[Whole, Field(ge=1, le=4096)]] = Field(
         min_length=1, max_length=8, description="a list of 1 to 8 whole numbers from 1 to 4096"
     )
