@@ -107,7 +107,7 @@ def gram(matrix: Tensor, k: int) -> Approximation:
         )
     del c
     v = basis.to(g.dtype).where(finite[:, None, None], torch.nan)
-    result = (g @ v) @ v.mT
+    result = _times(g, v) @ v.mT
     return Approximation(result.view_as(matrix), retries=retries, fallbacks=len(pending))
 
 
@@ -131,8 +131,8 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
     """
     v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:])
     for _ in range(iterations):
-        q = _orthonormal(matrix @ v.to(matrix.dtype))[0].to(matrix.dtype)
-        v = matrix.mT @ q
+        q = _orthonormal(_times(matrix, v.to(matrix.dtype)))[0].to(matrix.dtype)
+        v = _times(matrix.mT, q)
     # Order the r directions by the energy they hold, to keep the k best: subspace iteration again,
     # on the small r x r matrix, because eigh would synchronise. Near-ties that two steps leave
     # unsorted hold nearly the same energy, so it does not matter which of them are kept.
@@ -254,7 +254,7 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
         The bound ``(...)``, infinite where the factorisation shows :math:`\mu` to be too small.
 
     """
-    cv = c @ v
+    cv = _times(c, v)
     theta = (v * cv).sum(-2)
     scaled = v * theta[..., None, :]
     residual = torch.linalg.vector_norm(cv - scaled, dim=(-2, -1))[..., None]
@@ -289,7 +289,7 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     wide = matrix.double()
     c = wide @ wide.mT
     v = _orthonormal(left)[0]
-    theta, rotation = torch.linalg.eigh(v.mT @ (c @ v))
+    theta, rotation = torch.linalg.eigh(v.mT @ _times(c, v))
     energy = _trace(c)
     error = (energy - theta.sum(-1)).clamp(min=0)  # squared, as is all that follows
     budget = error * (1 - (1 + aim) ** -2) / 2
@@ -346,6 +346,17 @@ def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
     factor = torch.linalg.cholesky_ex(normal).L
     basis = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
     return basis, factor.diagonal(dim1=-2, dim2=-1).amin(-1)
+
+
+def _times(matrix: Tensor, columns: Tensor) -> Tensor:
+    """Multiply with the same bits whether a matrix comes alone or in a stack.
+
+    Batched products have that property on the CPU unless there is a single column: for a stack of
+    one that is another kernel.
+    """
+    if columns.shape[-1] > 1:
+        return matrix @ columns
+    return (matrix @ columns.expand(*columns.shape[:-1], 2))[..., :1]
 
 
 def _trace(matrix: Tensor) -> Tensor:

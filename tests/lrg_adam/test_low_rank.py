@@ -1,0 +1,305 @@
+"""The numerics: optimality against a float64 SVD, proofs, failures, independence in a stack."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lrg_adam import low_rank
+from torch import Tensor
+
+EPS = torch.finfo(torch.float32).eps
+# What the float32 SVD itself achieves on the spectra below is 5 to 10 EPS.
+ROUNDING = 16 * EPS
+
+
+def orthogonal(n: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator)).Q
+
+
+def with_spectrum(values: Tensor, seed: int = 0) -> Tensor:
+    n = len(values)
+    return (orthogonal(n, seed) * values.double()) @ orthogonal(n, seed + 1)
+
+
+def gap(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
+    """Error beyond the smallest possible, relative to the norm."""
+    wide = matrix.double()
+    best = torch.linalg.svdvals(wide)[..., k:].square().sum(-1).sqrt()
+    error = torch.linalg.matrix_norm(wide - approximation.double())
+    return (error - best) / torch.linalg.matrix_norm(wide).clamp(min=1e-300)
+
+
+def noise(n: int, *batch: int, seed: int = 0) -> Tensor:
+    return torch.randn(*batch, n, n, generator=torch.Generator().manual_seed(seed))
+
+
+def hilbert(n: int) -> Tensor:
+    i = torch.arange(n, dtype=torch.float64)
+    return 1 / (i[:, None] + i + 1)
+
+
+N, K = 60, 7
+I = torch.arange(N, dtype=torch.float64)  # noqa: E741
+SPECTRA = {
+    "flat": torch.ones(N),
+    "geometric": 0.8**I,
+    "steep": 0.1**I,
+    "power law": 1 / (1 + I),
+    "rank below k": (I < K - 2).double(),
+    "rank k": (I < K).double(),
+    "rank one": (I < 1).double(),
+    "repeated at the cut": torch.where(I < K + 5, 2.0, 1.0),
+    "repeated below the cut": torch.where(I < K, 2.0, 1.0),
+    "clustered at the cut": 1 + 1e-7 * (N - I),
+    "tight cluster at the cut": torch.where((K - 3 < I) & (I < K + 3), 1 + 1e-12 * I, 0.5**I),
+    "one giant": torch.where(I < 1, 1e6, 0.9**I),
+    "two scales": torch.where(I < 3, 1.0, 1e-5 * 0.9**I),
+}
+MATRICES = {name: with_spectrum(s) for name, s in SPECTRA.items()} | {
+    "zero": torch.zeros(N, N),
+    "identity": torch.eye(N),
+    "hilbert": hilbert(N),
+    "nilpotent": torch.diag(torch.ones(N - 1), 1),
+    "one entry": torch.zeros(N, N).index_put((torch.tensor(3), torch.tensor(5)), torch.tensor(2.0)),
+    "zero rows": noise(N) * (I[:, None] < 9),
+    "noise": noise(N),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("method", [low_rank.svd, low_rank.gram])
+def test_exact_methods_are_optimal_to_float32_rounding(
+    name: str, scale: float, method: object
+) -> None:
+    matrix = (MATRICES[name] * scale).float()
+    found = method(matrix, K).matrix
+    assert found.dtype == torch.float32
+    assert gap(matrix, found, K) <= ROUNDING
+    assert torch.linalg.matrix_rank(found.double(), rtol=1e-5) <= K
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 24, 25, 26, 119])
+def test_every_rank_is_optimal(n: int) -> None:
+    matrix = noise(n, seed=n)
+    for k in {1, 2, n // 5, n // 3, n // 2, n - 1} - {0, n}:
+        for method in (low_rank.svd, low_rank.gram):
+            assert gap(matrix, method(matrix, k).matrix, k) <= ROUNDING, (method, k)
+
+
+@pytest.mark.parametrize("shape", [(30, 90), (90, 30), (1, 5)])
+def test_rectangular_matrices(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    if min(shape) > 1:
+        for method in (low_rank.svd, low_rank.gram):
+            found = method(matrix, 3).matrix
+            assert found.shape == matrix.shape
+            assert (gap(matrix, found, 3) <= ROUNDING).all()
+
+
+def test_float64_is_optimal_to_float64_rounding() -> None:
+    matrix = with_spectrum(SPECTRA["steep"])
+    found = low_rank.gram(matrix, K).matrix
+    assert found.dtype == torch.float64
+    assert gap(matrix, found, K) <= 1e-15
+
+
+def test_a_certificate_is_never_given_to_a_poor_basis() -> None:
+    """The leading direction is orthogonal to every block that the iteration starts from."""
+    n, k = 60, 4
+    start = low_rank.random_signs(n, k + 8, seed=0, step=0).double()
+    hidden = torch.linalg.qr(start, mode="complete").Q[:, -1]
+    others = torch.linalg.qr(torch.cat([hidden[:, None], orthogonal(n, 3)], -1)).Q[:, 1:n]
+    rest = (others * 0.5 ** torch.arange(n - 1)) @ others.T
+    gram = rest + 4 * hidden[:, None] * hidden
+    # One step in exact arithmetic keeps the block orthogonal to the hidden direction.
+    block = torch.linalg.qr(rest @ (start - hidden[:, None] * (hidden @ start))).Q
+    theta, rotation = torch.linalg.eigh(block.T @ gram @ block)
+    v = block @ rotation[:, -k:]
+    middle = (theta[-k] + theta[-k - 1]) / 2
+    assert low_rank.excess_energy(gram, v, middle) == math.inf
+    # And a threshold that does let the hidden direction pass gives a bound that covers it.
+    best = torch.linalg.eigvalsh(gram)[-k:].sum()
+    bound = low_rank.excess_energy(gram, v, torch.tensor(4.0001, dtype=torch.float64))
+    assert best - theta[-k:].sum() <= bound < math.inf
+    matrix = torch.linalg.cholesky(gram + 1e-9 * torch.eye(n)).T.float()
+    assert gap(matrix, low_rank.gram(matrix, k).matrix, k) <= ROUNDING
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    n=st.integers(3, 30),
+    fraction=st.floats(0.05, 0.95),
+    decay=st.floats(0.3, 1.0),
+    disturbance=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_the_bounds_hold(
+    n: int, fraction: float, decay: float, disturbance: float, seed: int
+) -> None:
+    k = min(n - 1, max(1, round(fraction * n)))
+    matrix = with_spectrum(decay ** torch.arange(n), seed)
+    u = torch.linalg.svd(matrix).U[:, :k]
+    other = orthogonal(n, seed + 2)[:, :k]
+    left = torch.linalg.qr(u + disturbance**4 * other).Q
+    error = torch.linalg.matrix_norm(matrix - left @ (left.T @ matrix))
+    best = torch.linalg.svdvals(matrix)[k:].square().sum().sqrt()
+    for aim in (0.01, 0.1, 1.0):
+        bound = low_rank.excess_error(matrix, left, aim)
+        assert error <= (1 + bound) * best + 4 * EPS * torch.linalg.matrix_norm(matrix)
+
+
+def test_the_bound_is_useful() -> None:
+    matrix = with_spectrum(SPECTRA["geometric"])
+    left = torch.linalg.svd(matrix).U[:, :K]
+    assert low_rank.excess_error(matrix, left, 0.01) <= 0.01
+
+
+def test_most_gradient_like_matrices_need_no_full_decomposition() -> None:
+    matrix = torch.stack(
+        [with_spectrum(torch.exp(-torch.arange(119) / 25), seed=3 * i) for i in range(8)]
+    )
+    assert low_rank.gram(matrix.float(), 20).fallbacks == 0
+
+
+def subspace(matrix: Tensor, k: int) -> low_rank.Approximation:
+    return low_rank.subspace(matrix, k, low_rank.random_signs(matrix.shape[-1], k + 4, 0, 0), 2)
+
+
+METHODS = {"svd": low_rank.svd, "gram": low_rank.gram, "subspace": subspace}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_a_matrix_does_not_depend_on_its_stack(method: str, k: int) -> None:
+    """To the bit, whatever the others are: hard, not finite, or simply more of them."""
+    n = 50
+    matrix = noise(n, seed=1) * 0.9 ** torch.arange(n)
+    hard = torch.eye(n)
+    broken = torch.full((n, n), torch.nan)
+    one_inf = noise(n, seed=2).index_put((torch.tensor(4), torch.tensor(4)), torch.tensor(math.inf))
+    stacks = [
+        [matrix],
+        [matrix, hard],
+        [broken, matrix, one_inf, hard],
+        [noise(n, seed=i) for i in range(15)] + [matrix],
+    ]
+    results = []
+    for stack in stacks:
+        position = next(i for i, m in enumerate(stack) if m is matrix)
+        found = METHODS[method](torch.stack(stack), k).matrix
+        results.append(found[position])
+        for original, result in zip(stack, found, strict=True):
+            finite = bool(original.isfinite().all())
+            assert result.isfinite().all() if finite else result.isnan().all()
+    for other in results[1:]:
+        assert torch.equal(results[0], other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), n=st.integers(14, 40), exponent=st.integers(-60, 60))
+def test_projection_algebra(method: str, seed: int, n: int, exponent: int) -> None:
+    k = n // 5
+    matrix = noise(n, seed=seed)
+    found = METHODS[method](matrix, k).matrix
+    norm = torch.linalg.matrix_norm
+    # A contraction, idempotent, with a residual that is orthogonal to it.
+    assert norm(found) <= norm(matrix) * (1 + 4 * EPS)
+    assert (found * (matrix - found)).sum().abs() <= 1e-5 * norm(matrix) ** 2
+    again = METHODS["svd"](found, k).matrix
+    assert norm(again - found) <= 1e-5 * norm(matrix)
+    # Loss scaling by a power of two changes nothing but the scale.
+    scaled = METHODS[method](matrix * 2.0**exponent, k).matrix
+    tolerance = 1e-5 * norm(matrix)
+    assert norm(scaled * 2.0**-exponent - found) <= tolerance
+
+
+def test_subspace_iteration_converges_to_the_best_approximation() -> None:
+    matrix = with_spectrum(SPECTRA["geometric"]).float()
+    basis = low_rank.random_signs(N, K + 4, 0, 0)
+    gaps = []
+    for _ in range(12):
+        found = low_rank.subspace(matrix, K, basis)
+        basis = found.basis
+        gaps.append(gap(matrix, found.matrix, K).item())
+    assert gaps[0] > 1e-4
+    assert gaps[-1] <= ROUNDING
+    norms = basis.norm(dim=-2)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_fresh_directions_find_what_the_basis_is_blind_to() -> None:
+    a = with_spectrum(0.5 ** torch.arange(N))
+    u, _, vh = torch.linalg.svd(a)
+    basis = vh[: K + 4].T.contiguous()
+    changed = a + 10 * u[:, -1:] * vh[-1]  # a new leading direction, orthogonal to the basis
+    blind = low_rank.subspace(changed, K, basis).basis
+    for step in range(3):
+        start = low_rank.with_fresh_directions(basis, 2, seed=0, step=step)
+        found = low_rank.subspace(changed, K, start)
+        basis = found.basis
+    assert gap(changed, found.matrix, K) < 1e-3
+    assert (blind.T @ vh[-1]).abs().max() < 1e-2
+
+
+def test_certified_results_keep_their_promise() -> None:
+    matrix = torch.stack([noise(N), with_spectrum(SPECTRA["geometric"]).float()])
+    start = subspace(matrix, K)
+    poor = 1 + gap(matrix, start.matrix, K)
+    found = low_rank.certified(matrix, K, start, tolerance=0.01)
+    best = torch.linalg.svdvals(matrix.double())[..., K:].square().sum(-1).sqrt()
+    error = torch.linalg.matrix_norm(matrix.double() - found.matrix.double())
+    assert poor[0] > 1.01  # the test has something to improve
+    assert (error <= 1.01 * best).all()
+
+
+@pytest.mark.parametrize("method", ["svd", "gram"])
+def test_failed_decompositions_are_repeated_another_way(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    k, stack = 20, noise(40, 3)  # k large enough for gram to decompose in full
+    name = {"svd": "svd", "gram": "eigh"}[method]
+    working = getattr(torch.linalg, name)
+    poisoned = stack[1] if method == "svd" else stack[1].double().T @ stack[1].double()
+
+    def failing(matrix: Tensor, **options: object) -> object:
+        if any(torch.equal(m, poisoned) for m in matrix.reshape(-1, 40, 40)):
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return working(matrix, **options)
+
+    expected = METHODS[method](stack, k)
+    monkeypatch.setattr(torch.linalg, name, failing)
+    found = METHODS[method](stack, k)
+    assert (expected.retries, found.retries) == (0, 1)
+    assert (gap(stack, found.matrix, k) <= ROUNDING).all()
+    assert torch.equal(found.matrix[[0, 2]], expected.matrix[[0, 2]])
+
+
+def test_random_signs_are_a_pure_function_of_seed_and_step() -> None:
+    before = torch.get_rng_state()
+    a = low_rank.random_signs(200, 50, seed=3, step=7)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(a, low_rank.random_signs(200, 50, seed=3, step=torch.tensor(7.0)))
+    assert set(a.unique().tolist()) == {-1.0, 1.0}
+    for other in (
+        low_rank.random_signs(200, 50, seed=4, step=7),
+        low_rank.random_signs(200, 50, seed=3, step=8),
+    ):
+        assert abs((a * other).mean()) < 0.04  # 4 standard deviations of independent signs
+    # Singular values of independent entries lie within sqrt(rows) -+ sqrt(columns), roughly.
+    s = torch.linalg.svdvals(a)
+    assert s[0] < 200**0.5 + 50**0.5 + 1
+    assert s[-1] > 200**0.5 - 50**0.5 - 1
+
+
+def test_captured_energy() -> None:
+    matrix = with_spectrum(torch.tensor([2.0, 1.0, 1.0])).expand(2, 3, 3).contiguous()
+    matrix[1] = 0
+    found = low_rank.svd(matrix, 1).matrix
+    torch.testing.assert_close(
+        low_rank.captured_energy(matrix, found), torch.tensor([4 / 6, 1.0], dtype=torch.float64)
+    )
