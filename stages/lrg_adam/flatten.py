@@ -35,7 +35,7 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
 
 
 def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list[Tensor]:
-    """Undo :func:`to_square`: views of ``matrix`` (copies where device or dtype differ).
+    """Undo :func:`to_square`: contiguous pieces of ``matrix``.
 
     Args:
         matrix: a contiguous tensor of shape ``(*batch, n, n)``.
@@ -47,4 +47,5 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]
     padding = flat.shape[-1] - sum(sizes)
     pieces = flat.split([*sizes, padding], dim=-1)
-    return [piece.view(t.shape).to(t) for piece, t in zip(pieces, like, strict=False)]
+    # Contiguous: the fused kernel of torch's Adam ignores the strides of a gradient.
+    return [piece.reshape(t.shape).to(t).contiguous() for piece, t in zip(pieces, like, strict=False)]
