@@ -10,7 +10,7 @@ import torch
 from experiment import errors, files
 from experiment.data import Dataset
 from experiment.errors import UserError
-from experiment.optimizers import FACTORIES
+from experiment.outcomes import outcomes
 from experiment.params import read_params
 from experiment.statistics import mean_interval
 from experiment.training import Group, Setting, train_group
@@ -36,22 +36,6 @@ def history(curves: dict[str, np.ndarray]) -> pd.DataFrame:
         mean, low, high = mean_interval(curves[name])
         columns |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return pd.DataFrame(columns)
-
-
-def outcomes(curves: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A row a replicate: where its training ended, and its best epoch on the validation set."""
-    validation = curves["validation_loss"]
-    return pd.DataFrame(
-        {
-            "replicate": np.arange(len(validation)),
-            "train_loss": curves["train_loss"][:, -1],
-            "validation_loss": validation[:, -1],
-            "best_validation_loss": validation.min(axis=1),
-            "best_epoch": validation.argmin(axis=1),
-            "test_loss": curves["test_loss"],
-            "test_accuracy": curves["test_accuracy"],
-        }
-    )
 
 
 def summary(replicates: pd.DataFrame) -> dict[str, float]:
@@ -99,6 +83,6 @@ def main(optimizer: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("optimizer", choices=FACTORIES)
+    parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
     with errors.reported():
         main(parser.parse_args().optimizer)

@@ -11,7 +11,6 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from experiment import errors, files
 from experiment.data import Dataset
 from experiment.errors import UserError
-from experiment.optimizers import FACTORIES
 from experiment.params import Params, read_params
 from experiment.training import Setting
 from experiment.tuning import Hyperparameters, Space, TrialTask, evaluate_trial, on_boundary, search
@@ -98,6 +97,6 @@ def main(optimizer: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("optimizer", choices=FACTORIES)
+    parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
     with errors.reported():
         main(parser.parse_args().optimizer)

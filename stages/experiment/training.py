@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiment import progress
 from experiment.network import Network, Weights, build, sample_losses
-from experiment.optimizers import FACTORIES
+from experiment.optimizers import factory
 from experiment.randomness import stream
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def train(
             [stream(setting.seed, setting.purpose, r, "weights") for r in replicates]
         ).items()
     }
-    optimizer = FACTORIES[setting.optimizer](weights.values(), **setting.hyperparameters)
+    optimizer = factory(setting.optimizer)(weights.values(), **setting.hyperparameters)
     orders = [stream(setting.seed, setting.purpose, r, "batches") for r in replicates]
     yield weights
     for _ in range(setting.epochs):
@@ -140,13 +140,12 @@ class Group:
     size: int
 
 
-def train_group(data: Dataset, group: Group) -> Result:
-    """Train a group and keep all that is reported of it.
+def train_curves(data: Dataset, group: Group) -> Result:
+    """Train a group without a look at the test set.
 
     Returns:
         `train_loss`, `validation_loss` and `validation_accuracy`, each (R, epochs + 1), from
-        before training to after the last epoch; `test_loss` and `test_accuracy` (R,) after the
-        last epoch, the one time that the test set is looked at; and the last weights.
+        before training to after the last epoch; and the last weights.
 
     """
     network = group.setting.network
@@ -162,10 +161,22 @@ def train_group(data: Dataset, group: Group) -> Result:
         curves["train_loss"].append(evaluate(network, weights, data.train).loss)
         curves["validation_loss"].append(validation.loss)
         curves["validation_accuracy"].append(validation.accuracy)
-    test = evaluate(network, weights, data.test)
     return {
         **{name: torch.stack(values, dim=1) for name, values in curves.items()},
-        "test_loss": test.loss,
-        "test_accuracy": test.accuracy,
         **{name: tensor.detach().cpu() for name, tensor in weights.items()},
     }
+
+
+def train_group(data: Dataset, group: Group) -> Result:
+    """Train a group and keep all that is reported of it.
+
+    Returns:
+        What `train_curves` returns; and `test_loss` and `test_accuracy` (R,) after the last
+        epoch, the one time that the test set is looked at.
+
+    """
+    result = train_curves(data, group)
+    network = group.setting.network
+    weights = {name: result[name].to(group.setting.device) for name in network.shapes}
+    test = evaluate(network, weights, data.test)
+    return {**result, "test_loss": test.loss, "test_accuracy": test.accuracy}

@@ -48,4 +48,6 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
     padding = flat.shape[-1] - sum(sizes)
     pieces = flat.split([*sizes, padding], dim=-1)
     # Contiguous: the fused kernel of torch's Adam ignores the strides of a gradient.
-    return [piece.reshape(t.shape).to(t).contiguous() for piece, t in zip(pieces, like, strict=False)]
+    return [
+        piece.reshape(t.shape).to(t).contiguous() for piece, t in zip(pieces, like, strict=False)
+    ]
