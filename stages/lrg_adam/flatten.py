@@ -35,7 +35,7 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
 
 
 def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list[Tensor]:
-    """Undo :func:`to_square`: contiguous pieces of ``matrix``.
+    """Undo :func:`to_square`: contiguous tensors, views of ``matrix`` where that is possible.
 
     Args:
         matrix: a contiguous tensor of shape ``(*batch, n, n)``.
@@ -47,7 +47,7 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]
     padding = flat.shape[-1] - sum(sizes)
     pieces = flat.split([*sizes, padding], dim=-1)
-    # Contiguous: the fused kernel of torch's Adam ignores the strides of a gradient.
+    # Contiguous, since the fused Adam of the CPU takes a gradient's strides for its parameter's.
     return [
         piece.reshape(t.shape).to(t).contiguous() for piece, t in zip(pieces, like, strict=False)
     ]

@@ -191,7 +191,7 @@ class LRGAdam(Adam):
                 and returns the loss.
 
         Raises:
-            RuntimeError: if a gradient is sparse, complex, sharded or (with ``nonfinite="raise"``)
+            RuntimeError: if a gradient is sparse, complex or (with ``nonfinite="raise"``)
                 not finite. Parameters, gradients and state are then as they were before the step.
             torch.linalg.LinAlgError: if a decomposition fails in two ways.
 
@@ -239,6 +239,8 @@ class LRGAdam(Adam):
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
             for g in grads:
                 _check_gradient(g)
+            # Sharded (DTensor): every process gathers the whole and computes the same bits.
+            grads = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
             batch_dims = options["batch_dims"]
             shape = _matrix_shape(grads, options)
             k = _rank(options["rank"], min(shape))
@@ -276,6 +278,8 @@ class LRGAdam(Adam):
             for p, g in zip(params, filtered, strict=True):
                 if p.grad is None:
                     continue
+                if hasattr(p.grad, "full_tensor"):
+                    g = _shard_like(g, p.grad)
                 if options["write_back"] == "inplace":
                     p.grad.copy_(g)
                 else:
@@ -389,8 +393,13 @@ def _check_gradient(grad: Tensor) -> None:
         raise RuntimeError("LRGAdam does not support sparse gradients")
     if grad.is_complex():
         raise RuntimeError("LRGAdam does not support complex gradients")
-    if hasattr(grad, "full_tensor"):
-        raise RuntimeError("LRGAdam does not support sharded gradients (DTensor)")
+
+
+def _shard_like(whole: Tensor, sharded: Tensor) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    # Without a source rank nothing is communicated: each process cuts its own shard.
+    return distribute_tensor(whole, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def _check_options(options: dict[str, Any]) -> None:

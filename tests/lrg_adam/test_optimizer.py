@@ -1,0 +1,545 @@
+"""LRGAdam against the literal reference and against Adam, and everything it promises on top."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from lrg_adam import LRGAdam, low_rank
+from reference import ReferenceLRGAdam, low_rank_gradients
+from torch import Tensor, nn
+from torch.optim import Adam
+
+METHODS = ("gram", "svd", "randomized", "subspace")
+EXACT = ("gram", "svd")
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(9, 16), nn.Tanh(), nn.Linear(16, 5)).to(dtype)
+
+
+def loss_of(model: nn.Module, step: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + step)
+    x = torch.randn(32, 9, generator=generator).to(dtype)
+    target = torch.randn(32, 5, generator=generator).to(dtype)
+    return nn.functional.mse_loss(model(x), target)
+
+
+def train(model: nn.Module, optimizer: object, steps: int, first: int = 0) -> list[Tensor]:
+    dtype = next(model.parameters()).dtype
+    for step in range(first, first + steps):
+        model.zero_grad()
+        loss_of(model, step, dtype).backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def assert_same(first: list[Tensor], second: list[Tensor]) -> None:
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+# --- the published step -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("rank", [1, 2, 5, 14])
+def test_matches_the_literal_reference(method: str, rank: int) -> None:
+    ours, theirs = network(), network()
+    a = train(ours, LRGAdam(ours.parameters(), lr=0.01, rank=rank, method=method), 20)
+    b = train(theirs, ReferenceLRGAdam(theirs.parameters(), rank=rank, lr=0.01), 20)
+    for p, q in zip(a, b, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_the_gradient_left_behind_is_the_filtered_one(method: str) -> None:
+    model = network()
+    loss_of(model).backward()
+    expected = low_rank_gradients([p.grad for p in model.parameters()], 3)
+    LRGAdam(model.parameters(), rank=3, method=method).step()
+    for p, g in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-5, atol=1e-7)
+
+
+def test_the_order_of_parameters_defines_the_matrix() -> None:
+    model = network()
+    loss_of(model).backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    LRGAdam(reversed(list(model.parameters())), rank=3).step()
+    expected = low_rank_gradients(grads[::-1], 3)[::-1]
+    other = low_rank_gradients(grads, 3)
+    for p, g in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-5, atol=1e-7)
+    assert any((g - o).abs().max() > 1e-3 for g, o in zip(expected, other, strict=True))
+
+
+ADAM_OPTIONS = [
+    {},
+    {"weight_decay": 0.1},
+    {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+    {"amsgrad": True, "betas": (0.7, 0.9), "eps": 1e-4},
+    {"foreach": True},
+    {"foreach": False},
+    {"fused": True},
+    {"lr": torch.tensor(0.01)},
+]
+
+
+@pytest.mark.parametrize("options", ADAM_OPTIONS, ids=str)
+@pytest.mark.parametrize("scope", ["model", "parameter"])
+@pytest.mark.parametrize("method", METHODS)
+def test_full_rank_is_adam_bit_for_bit(options: dict, scope: str, method: str) -> None:
+    ours, theirs = network(), network()
+    optimizer = LRGAdam(ours.parameters(), rank=17, scope=scope, method=method, **options)
+    a = train(ours, optimizer, 5)
+    assert_same(a, train(theirs, Adam(theirs.parameters(), **options), 5))
+    assert optimizer.last_step_info == ()
+
+
+@pytest.mark.parametrize("options", ADAM_OPTIONS, ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_rest_of_the_step_is_adams(options: dict, method: str) -> None:
+    """Adam fed with the gradients that LRGAdam leaves behind walks the same way."""
+    ours, theirs = network(), network()
+    optimizer = LRGAdam(ours.parameters(), rank=2, method=method, **options)
+    adam = Adam(theirs.parameters(), **options)
+    for step in range(5):
+        ours.zero_grad()
+        loss_of(ours, step).backward()
+        optimizer.step()
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            q.grad = p.grad.clone()
+        adam.step()
+    assert_same(list(ours.parameters()), list(theirs.parameters()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rank", [1, 4, 0.3])
+def test_training_reduces_the_loss(method: str, rank: float) -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), lr=0.02, rank=rank, method=method)
+    before = loss_of(model).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    assert loss_of(model).item() < 0.8 * before
+
+
+def test_signature_extends_adams() -> None:
+    ours = inspect.signature(LRGAdam.__init__).parameters
+    for name, parameter in inspect.signature(Adam.__init__).parameters.items():
+        assert ours[name].default == parameter.default
+        assert ours[name].kind == parameter.kind
+    added = set(ours) - set(inspect.signature(Adam.__init__).parameters)
+    assert all(ours[name].kind == inspect.Parameter.KEYWORD_ONLY for name in added)
+
+
+# --- options ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "Invalid rank: 0"),
+        ({"rank": -1}, "Invalid rank: -1"),
+        ({"rank": 1.0}, "Invalid rank: 1.0"),
+        ({"rank": 2.5}, "Invalid rank: 2.5"),
+        ({"rank": float("nan")}, "Invalid rank: nan"),
+        ({"rank": True}, "Invalid rank: True"),
+        ({"rank": "ten"}, "Invalid rank: ten"),
+        ({"method": "qr"}, "Invalid method: qr"),
+        ({"scope": "layer"}, "Invalid scope: layer"),
+        ({"nonfinite": "ignore"}, "Invalid nonfinite: ignore"),
+        ({"write_back": "none"}, "Invalid write_back: none"),
+        ({"batch_dims": -1}, "Invalid batch_dims: -1"),
+        ({"batch_dims": 2}, "Invalid batch_dims: 2 for a parameter of shape"),
+        ({"oversampling": -1}, "Invalid oversampling: -1"),
+        ({"iterations": 0}, "Invalid iterations: 0"),
+        ({"tolerance": 0.0}, "Invalid tolerance: 0.0"),
+        ({"seed": -1}, "Invalid seed: -1"),
+        ({"differentiable": True}, "differentiable=True needs method='svd'"),
+        ({"lr": -1.0}, "Invalid learning rate: -1.0"),
+    ],
+)
+def test_invalid_options(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LRGAdam([nn.Parameter(torch.zeros(3))], **{"rank": 1, **options})
+
+
+def test_a_float_rank_is_a_share_of_the_side() -> None:
+    model = network()  # 245 parameters: the matrix is 16 x 16
+    for rank, expected in ((0.001, 1), (0.25, 4), (0.5, 8)):
+        loss_of(model).backward()
+        optimizer = LRGAdam(model.parameters(), rank=rank)
+        optimizer.step()
+        assert optimizer.last_step_info[0].rank == expected
+        assert optimizer.last_step_info[0].shape == (16, 16)
+
+
+def test_groups_share_one_matrix_and_differ_in_the_rest() -> None:
+    model = network()
+    first, second = list(model[0].parameters()), list(model[2].parameters())
+    optimizer = LRGAdam([{"params": first}, {"params": second, "lr": 0.0}], rank=2)
+    loss_of(model).backward()
+    expected = low_rank_gradients([p.grad for p in model.parameters()], 2)
+    before = [p.detach().clone() for p in second]
+    optimizer.step()
+    assert_same(before, second)
+    for p, g in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="Invalid rank: 3, with scope='model'"):
+        LRGAdam([{"params": first}, {"params": second, "rank": 3}], rank=2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_group_added_late_extends_the_matrix(method: str) -> None:
+    model = network()
+    optimizer = LRGAdam(model[0].parameters(), rank=2, method=method)
+    train(model, optimizer, 2)
+    with pytest.raises(ValueError, match="Invalid rank: 5"):
+        optimizer.add_param_group({"params": list(model[2].parameters()), "rank": 5})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    train(model, optimizer, 2)
+    assert optimizer.last_step_info[0].shape == (16, 16)
+
+
+def test_scope_parameter_filters_each_matrix_alone() -> None:
+    model = network()
+    groups = [
+        {"params": list(model[0].parameters()), "rank": 2},
+        {"params": list(model[2].parameters())},
+    ]
+    optimizer = LRGAdam(groups, rank=1, scope="parameter")
+    loss_of(model).backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    after = [p.grad for p in model.parameters()]
+    torch.testing.assert_close(after[0], low_rank.svd(before[0], 2).matrix, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(after[2], low_rank.svd(before[2], 1).matrix, rtol=1e-4, atol=1e-6)
+    assert_same([before[1], before[3]], [after[1], after[3]])
+    assert [info.shape for info in optimizer.last_step_info] == [(16, 9), (5, 16)]
+
+
+def test_scope_parameter_flattens_what_follows_the_first_axis() -> None:
+    conv = nn.Conv2d(3, 8, 3, bias=False).to(memory_format=torch.channels_last)
+    conv(torch.randn(2, 3, 6, 6)).square().sum().backward()
+    expected = low_rank.svd(conv.weight.grad.reshape(8, 27), 2).matrix.view(8, 3, 3, 3)
+    LRGAdam(conv.parameters(), rank=2, scope="parameter").step()
+    torch.testing.assert_close(conv.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+# --- stacks of models -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["model", "parameter"])
+@pytest.mark.parametrize("method", METHODS)
+def test_stacked_models_train_as_if_alone(method: str, scope: str) -> None:
+    """Bit for bit, also next to a model that diverges."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 12, 7), (4, 12), (4, 3, 12), (4,)]
+    start = [torch.randn(s, generator=generator) for s in shapes]
+    gradients = [[torch.randn(s, generator=generator) for s in shapes] for _ in range(4)]
+    for step in (2, 3):
+        gradients[step][0][1, 3, 3] = float("nan")
+        gradients[step][2][1] = float("inf")
+
+    def run(models: slice) -> list[Tensor]:
+        params = [nn.Parameter(p[models].clone()) for p in start]
+        optimizer = LRGAdam(
+            params,
+            rank=2,
+            method=method,
+            scope=scope,
+            batch_dims=1,
+            nonfinite="propagate",
+            foreach=False,
+        )
+        for grads in gradients:
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g[models].clone()
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    together = run(slice(None))
+    for model in range(4):
+        alone = run(slice(model, model + 1))
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[model].nan_to_num(7), b[0].nan_to_num(7))
+    assert together[0][1].isnan().all()
+    assert all(p[[0, 2, 3]].isfinite().all() for p in together)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_diverged_model_recovers_its_basis(method: str) -> None:
+    p = nn.Parameter(torch.zeros(2, 20))
+    optimizer = LRGAdam([p], rank=1, method=method, batch_dims=1, nonfinite="propagate")
+    for value in (float("nan"), 1.0):
+        p.grad = torch.randn(2, 20)
+        p.grad[0, 0] *= value
+        optimizer.step()
+    assert p.grad.isfinite().all()
+
+
+# --- gradients of every kind ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nonfinite_gradients_are_named_and_change_nothing(method: str) -> None:
+    model = network()
+    optimizer = LRGAdam(model.named_parameters(), rank=2, method=method)
+    train(model, optimizer, 1)
+    before = [p.detach().clone() for p in model.parameters()]
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    for value in (float("nan"), float("inf"), -float("inf")):
+        loss_of(model).backward()
+        model[2].weight.grad[1, 1] = value
+        grads = [p.grad for p in model.parameters()]
+        with pytest.raises(RuntimeError, match=r"non-finite gradient in parameter 2\.weight"):
+            optimizer.step()
+        assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
+    assert_same(before, list(model.parameters()))
+    torch.testing.assert_close(optimizer.state_dict()["state"], state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nonfinite_steps_can_be_skipped_and_are_counted(method: str) -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), rank=2, method=method, nonfinite="skip")
+    train(model, optimizer, 1)
+    before = [p.detach().clone() for p in model.parameters()]
+    model[0].bias.grad[0] = float("nan")
+    assert optimizer.step(lambda: torch.tensor(3.0)) == 3.0
+    assert_same(before, list(model.parameters()))
+    assert optimizer.skipped_steps == 1
+    train(model, optimizer, 1)
+    assert optimizer.skipped_steps == 1
+
+
+def test_missing_gradients_are_zeros_in_the_matrix() -> None:
+    model = network()
+    loss_of(model).backward()
+    model[0].bias.grad = None
+    bias = model[0].bias.detach().clone()
+    filled = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    expected = low_rank_gradients(filled, 3)
+    optimizer = LRGAdam(model.parameters(), rank=3)
+    optimizer.step()
+    assert torch.equal(bias, model[0].bias)
+    assert model[0].bias.grad is None
+    assert model[0].bias not in optimizer.state
+    for index, p in enumerate(model.parameters()):
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, expected[index], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_basis_survives_freezing_and_unfreezing(method: str) -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), rank=2, method=method)
+    for frozen in (True, False, True, False):
+        for p in model[0].parameters():
+            p.requires_grad_(not frozen)
+        train(model, optimizer, 2)
+    if method == "subspace":
+        holders = [p for p in model.parameters() if "basis" in optimizer.state[p]]
+        assert len(holders) == 1
+    assert all({"step", "exp_avg", "exp_avg_sq"} <= set(s) for s in optimizer.state.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_degenerate_parameters(method: str) -> None:
+    shapes = [(), (0,), (3, 0, 2), (1,), (5, 3)]
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    for scope in ("model", "parameter"):
+        optimizer = LRGAdam(params, rank=1, method=method, scope=scope)
+        optimizer.step()  # no gradient at all
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.step()
+    for empty in ([nn.Parameter(torch.zeros(0))], [nn.Parameter(torch.zeros(()))]):
+        empty[0].grad = torch.ones_like(empty[0])
+        LRGAdam(empty, rank=1, method=method).step()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_is_filtered_in_float32(dtype: torch.dtype, method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = nn.Parameter(torch.zeros(12, 12, dtype=dtype))
+    q = nn.Parameter(torch.zeros(12, 12))
+    p.grad = torch.randn(12, 12, generator=generator).to(dtype)
+    q.grad = p.grad.float()
+    for x in (p, q):
+        LRGAdam([x], rank=3, method=method, eps=1e-3).step()
+    assert p.grad.dtype == dtype
+    assert torch.equal(p.grad, q.grad.to(dtype))
+
+
+def test_mixed_dtypes_use_the_widest() -> None:
+    params = [
+        nn.Parameter(torch.randn(6, 7).to(dtype))
+        for dtype in (torch.float32, torch.bfloat16, torch.float64)
+    ]
+    grads = [torch.randn(6, 7).to(p.dtype) for p in params]
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    LRGAdam(params, rank=2).step()
+    for p, g in zip(params, low_rank_gradients(grads, 2), strict=True):
+        assert p.grad.dtype == p.dtype
+        torch.testing.assert_close(p.grad, g)
+
+
+def test_sparse_and_complex_gradients_are_refused() -> None:
+    embedding = nn.Embedding(10, 4, sparse=True)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        LRGAdam(embedding.parameters(), rank=1).step()
+    p = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="does not support complex gradients"):
+        LRGAdam([p], rank=1).step()
+
+
+def test_write_back() -> None:
+    for write_back in ("rebind", "inplace"):
+        model = network()
+        loss_of(model).backward()
+        grads = [p.grad for p in model.parameters()]
+        versions = [g._version for g in grads]
+        LRGAdam(model.parameters(), rank=2, write_back=write_back).step()
+        same = [p.grad is g for p, g in zip(model.parameters(), grads, strict=True)]
+        assert all(same) if write_back == "inplace" else not any(same)
+        untouched = [g._version == v for g, v in zip(grads, versions, strict=True)]
+        assert all(untouched) == (write_back == "rebind")
+
+
+def test_differentiable_follows_the_projection() -> None:
+    """The derivative of the updated parameter with respect to the gradient, by autograd."""
+
+    def updated(grad: Tensor) -> Tensor:
+        p = torch.ones(4, 4, dtype=torch.float64, requires_grad=True)
+        leaf = p.clone()
+        leaf.grad = grad
+        leaf.retain_grad()
+        optimizer = LRGAdam([leaf], lr=0.1, rank=2, method="svd", differentiable=True, eps=1e-3)
+        optimizer.step()
+        return leaf
+
+    generator = torch.Generator().manual_seed(0)
+    grad = torch.randn(4, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(updated, grad, atol=1e-4)
+
+
+# --- information ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_diagnostics(method: str) -> None:
+    p = nn.Parameter(torch.zeros(3, 20, 5))
+    p.grad = torch.randn(3, 20, 5)
+    squares = p.grad.reshape(3, 10, 10).double()
+    s = torch.linalg.svdvals(squares).square()
+    optimizer = LRGAdam([p], rank=4, method=method, batch_dims=1, diagnostics=True)
+    optimizer.step()
+    (info,) = optimizer.last_step_info
+    assert (info.shape, info.rank, info.retries) == ((3, 10, 10), 4, 0)
+    best = s[:, :4].sum(-1) / s.sum(-1)
+    if method in EXACT:
+        torch.testing.assert_close(info.captured_energy, best, rtol=1e-5, atol=0)
+        assert (info.excess_error == 0).all()
+    else:
+        assert (info.captured_energy <= best * (1 + 1e-6)).all()
+        ratio = ((1 - info.captured_energy) / (1 - best)).sqrt() - 1
+        assert (ratio <= info.excess_error + 1e-6).all()
+
+
+@pytest.mark.parametrize("method", ["randomized", "subspace"])
+def test_tolerance_bounds_the_error(method: str) -> None:
+    model = network()
+    optimizer = LRGAdam(
+        model.parameters(), rank=3, method=method, tolerance=0.02, oversampling=2, diagnostics=True
+    )
+    for step in range(5):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        flat = torch.cat([p.grad.reshape(-1) for p in model.parameters()]).double()
+        s = torch.linalg.svdvals(nn.functional.pad(flat, (0, 256 - len(flat))).view(16, 16))
+        optimizer.step()
+        found = torch.cat([p.grad.reshape(-1) for p in model.parameters()]).double()
+        assert (flat - found).norm() <= 1.02 * s[3:].norm() + 1e-6 * s.norm()
+        assert (optimizer.last_step_info[0].excess_error <= 0.02).all()
+
+
+# --- life cycle -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_walk_the_same_way(method: str, clone: Callable) -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), rank=2, method=method, seed=3)
+    train(model, optimizer, 3)
+    other_model, other = clone((model, optimizer))
+    other.param_groups[0]["params"] = list(other_model.parameters())
+    assert_same(train(model, optimizer, 3, 3), train(other_model, other, 3, 3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_global_generator_is_not_touched(method: str) -> None:
+    runs = []
+    for seed in (1, 2):
+        model = network()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        runs.append(train(model, LRGAdam(model.parameters(), rank=2, method=method), 3))
+        assert torch.equal(before, torch.get_rng_state())
+    assert_same(*runs)
+
+
+def test_the_seed_matters_to_the_randomized_method() -> None:
+    runs = []
+    for seed in (0, 1):
+        model = network()
+        options = {"rank": 2, "method": "randomized", "iterations": 1, "oversampling": 0}
+        runs.append(train(model, LRGAdam(model.parameters(), seed=seed, **options), 1))
+    assert not torch.equal(runs[0][0], runs[1][0])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_grad_scaler(method: str, fused: bool) -> None:
+    """Steps with an infinity are skipped, the others are those of training without scaling."""
+    scaled, plain = network(), network()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=100)
+    first = LRGAdam(scaled.parameters(), rank=2, method=method, fused=fused)
+    second = LRGAdam(plain.parameters(), rank=2, method=method, fused=fused)
+    for step in range(4):
+        scaled.zero_grad()
+        scaler.scale(loss_of(scaled, step)).backward()
+        if step == 2:
+            scaled[0].weight.grad[0, 0] = float("inf")
+        scaler.step(first)
+        scaler.update()
+        if step != 2:
+            train(plain, second, 1, step)
+    for p, q in zip(scaled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    assert first.state[scaled[0].weight]["step"] == 3
+
+
+def test_memory_does_not_grow() -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), rank=2, method="subspace")
+    sizes = set()
+    for step in range(20):
+        train(model, optimizer, 1, step)
+        sizes.add(len(pickle.dumps(optimizer.state_dict())))
+    assert len(sizes) == 1
