@@ -41,3 +41,12 @@ class FilteredAdam(torch.optim.Adam):
             # torch's fused Adam ignores the strides of a gradient.
             weight.grad = gradient.contiguous()
         super().step(closure)
+
+
+def truncated(matrix: Tensor, rank: int) -> Tensor:
+    """Best approximations of rank `rank` of the matrices (R, n, n), by eigenvectors of G^T G.
+
+    In float32, and with no proof attempted: a control's spectrum may be too flat for one.
+    """
+    basis = torch.linalg.eigh(matrix.mT @ matrix).eigenvectors[..., -rank:]
+    return (matrix @ basis) @ basis.mT

@@ -102,20 +102,21 @@ class CNN(Network):
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`."""
         replicates = weights["layers.0.bias"].shape[0]
-        hidden = x.expand(replicates, *x.shape[-2:]).unsqueeze(-2)  # (R, B, channels, length)
+        # Samples first, replicates as groups of channels: (B, R * channels, length).
+        hidden = x.expand(replicates, *x.shape[-2:]).movedim(0, 1)
         for i in range(len(self.KERNELS)):
             weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
-            # As one product of the (channels * kernel) inputs of every place: grouped
-            # convolutions are several times slower on the CPU.
-            patches = functional.pad(hidden, (1, 1)).unfold(-1, weight.shape[-1], 2)
-            places = patches.shape[-2]
-            inputs = patches.movedim(-2, 2).flatten(-2).flatten(1, 2)
-            outputs = torch.baddbmm(bias.unsqueeze(-2), inputs, weight.flatten(-2).mT)
-            hidden = outputs.relu().unflatten(1, (-1, places)).mT
+            hidden = functional.conv1d(
+                hidden,
+                weight.flatten(0, 1),
+                bias.flatten(),
+                stride=2,
+                padding=1,
+                groups=replicates,
+            ).relu()
+        features = hidden.unflatten(1, (replicates, -1)).flatten(2).movedim(1, 0)
         return torch.baddbmm(
-            weights["layers.3.bias"].unsqueeze(-2),
-            hidden.flatten(-2),
-            weights["layers.3.weight"].mT,
+            weights["layers.3.bias"].unsqueeze(-2), features, weights["layers.3.weight"].mT
         )
 
 

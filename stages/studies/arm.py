@@ -50,8 +50,7 @@ def settings(params: Params, name: str) -> list[Setting]:
 def groups(setting: Setting, replicates: int, size: int) -> list[Group]:
     """Replicates 0 to `replicates` - 1, `size` of them together."""
     return [
-        Group(setting, first, min(size, replicates - first))
-        for first in range(0, replicates, size)
+        Group(setting, first, min(size, replicates - first)) for first in range(0, replicates, size)
     ]
 
 
@@ -103,9 +102,7 @@ def main(name: str) -> None:
     final = arm.replicates or studies.replicates
     total = len(tuning) + len(groups(candidates[0], final, studies.group))
 
-    with Work(
-        f"studies_{name}", dataset, device=params.device, total=total, unit="group"
-    ) as work:
+    with Work(f"studies_{name}", dataset, device=params.device, total=total, unit="group") as work:
         results = work.run(train_curves, tuning)
         curves = [
             arrays(results[i * per_lr : (i + 1) * per_lr], setting)

@@ -5,14 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import FilteredAdam
+from experiment.filtered_adam import FilteredAdam, truncated
 from experiment.optimizers import Weights
-from lrg_adam import low_rank
 
 
 def complement(matrix: Tensor, rank: int) -> Tensor:
     """What truncation to `rank` removes of the gradient matrices (R, n, n)."""
-    return matrix - low_rank.gram(matrix, rank).matrix
+    return matrix - truncated(matrix, rank)
 
 
 def create(weights: Weights, *, lr: float, rank: int) -> torch.optim.Optimizer:

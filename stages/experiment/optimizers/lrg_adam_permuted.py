@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import FilteredAdam
+from experiment.filtered_adam import FilteredAdam, truncated
 from experiment.optimizers import Weights
 from experiment.randomness import stream
-from lrg_adam import low_rank
 
 
 class PermutedEntries:
@@ -27,7 +26,7 @@ class PermutedEntries:
             self._order = torch.from_numpy(drawn).to(matrix.device)
         permuted = flat[:, self._order].view_as(matrix)
         result = torch.empty_like(flat)
-        result[:, self._order] = low_rank.gram(permuted, self._rank).matrix.flatten(-2)
+        result[:, self._order] = truncated(permuted, self._rank).flatten(-2)
         return result.view_as(matrix)
 
 
