@@ -1,11 +1,11 @@
 """Rank-k approximation of matrices ``(..., m, n)``: pure functions of tensors.
 
 Every function takes real float32 or float64 matrices and a rank ``0 < k < min(m, n)``, treats
-leading axes as a stack of independent matrices, and returns an :class:`Approximation`. No left
-singular vectors
-are needed for the best approximation: with ``V`` the ``k`` leading right singular vectors of ``G``
-it is ``(G V) V^T`` (Eckart and Young, 1936). Any other orthonormal ``V`` gives a contraction, so an
-inexact basis costs captured energy and nothing else.
+leading axes as a stack of independent matrices, and returns an :class:`Approximation`.
+
+No left singular vectors are needed for the best one: with ``V`` the ``k`` leading right singular
+vectors of ``G`` it is ``(G V) V^T`` (Eckart and Young, 1936). Any other orthonormal ``V`` gives a
+contraction, so an inexact basis costs captured energy and nothing else.
 
 A matrix with a NaN or infinite entry gives an approximation that is NaN throughout; the other
 matrices of its stack are not affected.
@@ -20,9 +20,16 @@ from torch import Tensor
 # How far from optimal "exact" may be, relative to the norm of the matrix: float32 rounding.
 _EXACT = 4 * torch.finfo(torch.float32).eps
 
-# Filter steps before a certificate is asked for, and once more where it was refused. Measured on
-# gradients of small networks: the first is enough for 19 matrices in 20.
-_FILTER_STEPS = (4, 9)
+# Share of the energy left out below which float32 eigenvectors are not good enough.
+_DELICATE = 1e-4
+
+# Squared norms for which float32 holds all squares that matter; float64 holds those of any float32.
+_SQUARES = (1e-25, 1e30)
+
+# The filtered iteration pays from this side on, if n is this many times the size of its block.
+_FILTER_MIN_SIDE = 512
+_FILTER_MIN_SHARE = 12
+_FILTER_STEPS = 5
 
 
 class Approximation(NamedTuple):
@@ -63,16 +70,18 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     r"""Best approximation through leading eigenvectors of the Gram matrix ``C = G^T G``.
 
     Exact to float32 rounding: the error exceeds the smallest possible, :math:`\|G - G_k\|_F`, by
-    at most ``4 * eps`` times :math:`\|G\|_F`. ``C`` and everything that decides are float64, where
-    squaring the singular values of a float32 matrix loses nothing. A float64 matrix has no wider
-    type to be squared in and goes to :func:`svd`.
+    no more than that of a float32 SVD does, some units of ``eps`` times :math:`\|G\|_F`. Rounding
+    ``C`` mixes only eigenvectors whose eigenvalues differ by about as little, so that it costs
+    little energy. Where the energy left out is itself little, because the matrix nearly has rank
+    ``k``, it would cost more, and ``C`` is formed and decomposed again in float64; so it is where
+    float32 cannot hold the squares. A float64 matrix has no wider type and goes to :func:`svd`.
 
-    For ``k`` well below ``n`` the eigenvectors come from a filtered subspace iteration and are
-    accepted only with a proof, see :func:`excess_energy`; matrices that it cannot prove optimal get
-    a longer iteration, then a full eigendecomposition.
+    For a small ``k`` of a large matrix a filtered subspace iteration finds the eigenvectors in a
+    fraction of the time. Its result is accepted only with a proof that it is optimal for ``C``, see
+    :func:`excess_energy`; a matrix for which there is none is decomposed in full.
 
     Raises:
-        torch.linalg.LinAlgError: if the full decomposition fails in two ways.
+        torch.linalg.LinAlgError: if a full decomposition fails in two ways.
 
     """
     if matrix.dtype == torch.float64:
@@ -82,33 +91,34 @@ def gram(matrix: Tensor, k: int) -> Approximation:
         return transposed._replace(matrix=transposed.matrix.mT)
     g = matrix.reshape(-1, *matrix.shape[-2:])
     n = g.shape[-1]
-    wide = g.double()
-    c = wide.mT @ wide
-    del wide
+    c = g.mT @ g
     energy = _trace(c)
-    finite = energy.isfinite()
-    basis = c.new_zeros(len(g), n, k)
-    pending = finite.nonzero().squeeze(-1)
+    usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # and not NaN
+    c.masked_fill_(~usable[:, None, None], 0)
     block = k + max(8, k // 2 + 2)
-    if 3 * block <= n:
-        for steps in _FILTER_STEPS:
-            if len(pending) == 0:
-                break
-            whole = len(pending) == len(g)
-            found, proven = _filtered_eigenvectors(c if whole else c[pending], k, block, steps)
-            basis[pending] = found
-            pending = pending[~proven]
-    retries = 0
-    if len(pending) > 0:
-        basis[pending], retries = _with_retry(
-            lambda a: torch.linalg.eigh(a).eigenvectors[..., -k:],
-            lambda a: torch.linalg.svd(a).U[..., :k],
-            c[pending],
-        )
+    filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
+    fallbacks = retries = 0
+    if filtered:
+        v, proven = _filtered_eigenvectors(c, k, block)
+        pending = (~proven).nonzero().squeeze(-1)
+        fallbacks = len(pending)
+        if fallbacks > 0:
+            v[pending], retries = _all_eigenvectors(c[pending], k)
+    else:
+        v, retries = _all_eigenvectors(c, k)
+
+    kept = (v * _times(c, v)).sum((-2, -1))
     del c
-    v = basis.to(g.dtype).where(finite[:, None, None], torch.nan)
-    result = _times(g, v) @ v.mT
-    return Approximation(result.view_as(matrix), retries=retries, fallbacks=len(pending))
+    delicate = (~usable | (kept >= (1 - _DELICATE) * energy)).nonzero().squeeze(-1)
+    if len(delicate) > 0:
+        wide = g[delicate].double()
+        wide = wide.mT @ wide
+        finite = _trace(wide).isfinite()[:, None, None]
+        found, again = _all_eigenvectors(wide.where(finite, 0), k)
+        v = v.index_copy(0, delicate, found.where(finite, torch.nan).to(v.dtype))
+        retries += again
+    result = (_times(g, v) @ v.mT).view_as(matrix)
+    return Approximation(result, retries=retries, fallbacks=fallbacks)
 
 
 def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Approximation:
@@ -192,8 +202,10 @@ def random_signs(
     The signs hash their own position with the two-round integer hash of Wellons' hash-prospector,
     so no generator is consumed, ``step`` may live on the device, and every device draws the same.
     """
-    offset = torch.as_tensor(step, device=device).to(torch.int64) * 0x9E3779B1
-    x = torch.arange(rows * columns, device=device) + offset + (seed * 0x85EBCA77 & 0xFFFFFFFF)
+    if isinstance(step, Tensor):
+        step = step.to(device, torch.int64)
+    x = torch.arange(rows * columns, device=device) + step * 0x9E3779B1
+    x = x + (seed * 0x85EBCA77 & 0xFFFFFFFF)
     x = x & 0xFFFFFFFF
     x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
     x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
@@ -289,7 +301,8 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     wide = matrix.double()
     c = wide @ wide.mT
     v = _orthonormal(left)[0]
-    theta, rotation = torch.linalg.eigh(v.mT @ _times(c, v))
+    # Not to hand LAPACK a NaN, which it may not survive; the bound is NaN all the same.
+    theta, rotation = torch.linalg.eigh((v.mT @ _times(c, v)).nan_to_num(0, 0, 0))
     energy = _trace(c)
     error = (energy - theta.sum(-1)).clamp(min=0)  # squared, as is all that follows
     budget = error * (1 - (1 + aim) ** -2) / 2
@@ -301,35 +314,43 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     return ratio.masked_fill(error <= energy * _EXACT**2, 0)
 
 
-def _filtered_eigenvectors(c: Tensor, k: int, block: int, steps: int) -> tuple[Tensor, Tensor]:
-    """Leading ``k`` eigenvectors of float64 Gram matrices ``c``, and where they are proven optimal.
+def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, int]:
+    """Leading eigenvectors of Gram matrices by ``eigh``, and how many needed a retry."""
+    return _with_retry(
+        lambda c: torch.linalg.eigh(c).eigenvectors[..., -k:],
+        lambda c: torch.linalg.svd(c.double()).U[..., :k].to(c.dtype),
+        c,
+    )
 
-    Subspace iteration with a polynomial of degree two in place of ``c^2``: the Chebyshev polynomial
+
+def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors of float32 Gram matrices, and where they are proven optimal.
+
+    Subspace iteration with a polynomial of degree two in place of ``C^2``: the Chebyshev polynomial
     that stays small on ``[0, cut]`` and grows fastest beyond it, ``cut`` following the smallest
-    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). It runs in float32;
-    the Ritz vectors and the proof are float64.
+    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). It runs in float32,
+    the proof in float64.
     """
-    energy = _trace(c).clamp(min=torch.finfo(c.dtype).tiny)
     n = c.shape[-1]
-    narrow = torch.mul(c, 1 / energy[:, None, None]).float()
+    scale = 1 / _trace(c).clamp(min=_SQUARES[0])[:, None, None]
     v = random_signs(n, block, seed=0, step=0, device=c.device).expand(len(c), n, block) / n**0.5
-    cut = torch.zeros_like(energy)[:, None, None]
-    for _ in range(steps):
-        y = narrow @ v
-        y = narrow @ y - cut.float() * y + (cut.square() / 8).float() * v
+    cut = torch.zeros(len(c), 1, 1, dtype=torch.float64, device=c.device)
+    for _ in range(_FILTER_STEPS):
+        y = c @ (v * scale)
+        y = c @ (y * scale) - cut.float() * y + (cut.square() / 8).float() * v
         v, smallest = _orthonormal(y)
         cut = (cut + (cut.square() / 2 + 4 * smallest[:, None, None]).sqrt()) / 2
         v = v.float()
     v = _orthonormal(v)[0]  # again, in float64: the proof needs it to that precision
-    small = (v.mT @ (c @ v)).nan_to_num(0, 0, 0)
-    values, rotation = torch.linalg.eigh(small)
+    c = c.double()
+    values, rotation = torch.linalg.eigh(v.mT @ (c @ v))
     v = v @ rotation[..., -k:]
-    error = (energy - values[..., -k:].sum(-1)).clamp(min=0).sqrt()
-    norm = energy.sqrt()
-    # excess energy = (error + best) * (error - best), hence this bounds error - best
-    allowed = _EXACT * norm * torch.maximum(error, _EXACT * norm)
+    energy = _trace(c)
+    error = energy - values[..., -k:].sum(-1)  # squared
+    # The excess energy is (error + best) * (error - best) of the norms: it bounds error - best.
+    allowed = _EXACT * (energy * error.clamp(min=0)).sqrt()
     next_value = (values[..., -k] + values[..., -k - 1]) / 2 + allowed / (4 * k)
-    return v, excess_energy(c, v, next_value) <= allowed
+    return v.float(), excess_energy(c, v, next_value) <= allowed
 
 
 def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:

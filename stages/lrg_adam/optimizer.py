@@ -68,7 +68,119 @@ class MatrixInfo:
 
 
 class LRGAdam(Adam):
-    """Adam on the best rank-k approximation of the gradient."""
+    r"""Adam on the best rank-k approximation of the gradient.
+
+    .. math::
+       \begin{aligned}
+            &\rule{110mm}{0.4pt}                                                                 \\
+            &\textbf{input}      : k \text{ (rank)}, \theta_0 \text{ (params, } N \text{ entries)},
+                f(\theta) \text{ (objective)}, \text{ and the arguments of Adam}          \\[-1.ex]
+            &\rule{110mm}{0.4pt}                                                                 \\
+            &n                     \leftarrow   \lceil \sqrt{N} \rceil                           \\
+            &\textbf{for} \: t=1 \: \textbf{to} \: \ldots \: \textbf{do}                         \\
+            &\hspace{5mm}g_t       \leftarrow   \nabla_{\theta} f_t (\theta_{t-1})
+                \text{, all parameters, in their order, in one vector}                           \\
+            &\hspace{5mm}G_t       \leftarrow   g_t \text{ followed by } n^2 - N \text{ zeros, as }
+                n \text{ rows of } n                                                             \\
+            &\hspace{5mm}U \Sigma V^{\top}  \leftarrow   G_t
+                \text{, singular values in descending order}                                     \\
+            &\hspace{5mm}\widehat{G}_t     \leftarrow   U_{:,1:k} \, \Sigma_{1:k,1:k} \,
+                V_{:,1:k}^{\top}                                                                 \\
+            &\hspace{5mm}\widehat{g}_t     \leftarrow   \text{the first } N
+                \text{ entries of } \widehat{G}_t                                                \\
+            &\hspace{5mm}\theta_t  \leftarrow   \text{Adam's step from } \theta_{t-1}
+                \text{ with the gradient } \widehat{g}_t                                         \\
+            &\rule{110mm}{0.4pt}                                                          \\[-1.ex]
+            &\bf{return} \:  \theta_t                                                     \\[-1.ex]
+            &\rule{110mm}{0.4pt}                                                          \\[-1.ex]
+       \end{aligned}
+
+    For Adam's step see :class:`torch.optim.Adam`. With ``rank >= n`` this is Adam, bit for bit.
+
+    Which method:
+
+    - ``"gram"``, the default, is exact to float32 rounding, and cheaper than an SVD.
+    - ``"svd"`` is the literal form, and the only one that ``differentiable=True`` can follow.
+    - ``"randomized"`` starts a few subspace iterations from random directions at every step. Its
+      cost grows with the size of the gradient times the rank.
+    - ``"subspace"`` does one iteration from the directions of the step before, which are part of
+      the state. The cheapest for large models, and good if the gradient's leading directions drift
+      slowly. Directions that are new from one mini-batch to the next are captured late or not.
+
+    ``diagnostics=True`` shows how good an approximate method is on the problem at hand.
+
+    What it does not do:
+
+    - It saves no memory: the moments are those of Adam, and a step needs further copies of the
+      gradient while it runs, two for the approximate methods and seven or eight for the exact ones.
+    - The update is not of low rank. Adam divides entry by entry after the filter; weight decay is
+      added after it too. Entries that the filter leaves near zero make ``eps`` matter more.
+    - It cannot filter a gradient while ``backward`` runs: the matrix needs all parameters.
+    - It does not clip. Clip before ``step``: that sees the full gradient. After ``step``, ``.grad``
+      holds the filtered one, and gradients accumulated without zeroing are added to that.
+
+    The order of the parameters defines the matrix, so another order is another optimizer. A missing
+    gradient counts as zeros in the matrix, and its parameter is left alone. As always in torch,
+    ``load_state_dict`` restores the options of the checkpoint, the rank among them.
+
+    Args:
+        params (iterable): iterable of parameters, of named parameters or of dicts defining
+            parameter groups. Real and dense; DTensors are gathered by every process.
+        lr (float, Tensor, optional): learning rate (default: 1e-3)
+        betas (tuple[float | Tensor, float | Tensor], optional): coefficients for the running
+            averages of the filtered gradient and its square (default: (0.9, 0.999))
+        eps (float, optional): term added to the denominator (default: 1e-8)
+        weight_decay (float, optional): weight decay coefficient (default: 0)
+        amsgrad (bool, optional): whether to use the AMSGrad variant (default: False)
+        rank (int or float): the number of singular values to keep, or if a float in (0, 1), its
+            ratio to ``n``, rounded, at least 1
+        method (str, optional): how the approximation is found, see above (default: "gram")
+        scope (str, optional): "model" for one matrix of all gradients, or "parameter" for a matrix
+            for each parameter of two or more dimensions, which the first of them indexes by rows
+            (as torch lays weights out); other parameters are not filtered (default: "model")
+        batch_dims (int, optional): number of leading axes, the same in every parameter, that index
+            independent models, each with a matrix of its own. On the CPU a model's filtered
+            gradient has the same bits whatever the others are and however many (default: 0)
+        nonfinite (str, optional): what to do about NaN and infinite gradients. "raise" an error
+            that names the parameter; "skip" the step and count it in ``skipped_steps``; or
+            "propagate" NaN to all of the matrix they are in, and no other, which needs no
+            synchronisation with the device (default: "raise")
+        write_back (str, optional): "rebind" ``.grad`` to the filtered gradient, or write it
+            "inplace" where others hold references to the storage (default: "rebind")
+        tolerance (float, optional): for the approximate methods, the error allowed beyond the
+            smallest possible, relative to it. It is proven at every step; where the proof fails the
+            method iterates, then falls back to "gram". The proof costs a Gram matrix and a Cholesky
+            factorisation in float64 (default: None, no proof)
+        seed (int, optional): randomness is a function of it and of the step, the global generator
+            is left alone (default: 0)
+        oversampling (int, optional): directions that the approximate methods iterate beyond the
+            rank (default: 8)
+        iterations (int, optional): of the approximate methods in a step (default: None, 2 from a
+            random start and 1 from a previous basis)
+        diagnostics (bool, optional): whether ``last_step_info`` tells captured energy and excess
+            error, which cost a few reductions and the proof described above (default: False)
+        foreach (bool, optional): as in :class:`torch.optim.Adam` (default: None)
+        maximize (bool, optional): maximize the objective (default: False)
+        capturable (bool, optional): as in :class:`torch.optim.Adam`; for a graph capture use the
+            approximate methods with ``nonfinite="propagate"`` and no tolerance (default: False)
+        differentiable (bool, optional): as in :class:`torch.optim.Adam`; needs ``method="svd"``
+            (default: False)
+        fused (bool, optional): as in :class:`torch.optim.Adam` (default: None)
+        decoupled_weight_decay (bool, optional): decay as AdamW does (default: False)
+
+    Attributes:
+        last_step_info (tuple[MatrixInfo, ...]): what the last step did to each matrix, empty if no
+            matrix was filtered
+        skipped_steps (int): steps that ``nonfinite="skip"`` skipped since construction or loading
+
+    Example:
+        >>> # xdoctest: +SKIP
+        >>> optimizer = LRGAdam(model.parameters(), lr=1e-3, rank=20)
+        >>> optimizer.zero_grad()
+        >>> loss_fn(model(input), target).backward()
+        >>> optimizer.step()
+
+    """
 
     def __init__(
         self,
