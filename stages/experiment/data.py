@@ -99,6 +99,19 @@ def published() -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def fresh(samples: int, seed: int) -> Split:
+    """New samples from the same generator as the published ones, about `samples` of them.
+
+    They have mean 0 and standard deviation 1 over all samples, as the published ones have.
+    """
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    args = get_dataset_args()
+    args.num_samples, args.train_split, args.seed = samples, 1.0, seed
+    made = make_dataset(args)
+    return Split(np.ascontiguousarray(made["x"], dtype=np.float32), made["y"].astype(np.int64))
+
+
 def shuffled(dataset: Dataset) -> Dataset:
     """The same samples with their pixels in another order, the one that mnist1d publishes."""
     order = list(PIXEL_ORDER)
