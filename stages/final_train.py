@@ -38,6 +38,13 @@ def history(curves: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def curve_of_each(curves: np.ndarray) -> pd.DataFrame:
+    """A row a replicate: its loss before training and after every epoch."""
+    table = pd.DataFrame(curves, columns=[f"epoch_{epoch}" for epoch in range(curves.shape[1])])
+    table.insert(0, "replicate", range(len(table)))
+    return table
+
+
 def summary(replicates: pd.DataFrame) -> dict[str, float]:
     """Mean and standard deviation over replicates of every column."""
     measures = replicates.drop(columns="replicate")
@@ -78,6 +85,10 @@ def main(optimizer: str) -> None:
         files.write_tensors(Path(f"models/{optimizer}.pt"), weights)
         files.write_csv(Path(f"plots/history/{optimizer}.csv"), history(curves))
         files.write_csv(Path(f"metrics/replicates/{optimizer}.csv"), replicates)
+        files.write_csv(
+            Path(f"metrics/replicates/{optimizer}_validation_loss.csv"),
+            curve_of_each(curves["validation_loss"]),
+        )
         files.write_json(Path(f"metrics/{optimizer}.json"), summary(replicates))
 
 

@@ -117,6 +117,9 @@ class Compare(_Section):
     """What counts as a difference."""
 
     margin: Real = Field(gt=0, lt=1, description="a number above 0 and below 1")
+    targets: list[Annotated[Real, Field(gt=0)]] = Field(
+        min_length=1, description="a list of numbers above 0"
+    )
 
 
 class Arm(_Section):

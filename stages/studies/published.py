@@ -169,7 +169,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Write metrics/studies/published.csv, its summary published.json, and plots/studies/published.png."""
+    """Write metrics/studies/published.csv and .json, and plots/studies/published.png."""
     params = read_params(READS)
     given = params.studies.published
     arrays = data.published()
