@@ -25,6 +25,9 @@ ALPHA = 0.05
 RESAMPLES = 9_999
 # Up to this many replicates every sign flip, 2^16 at most, is enumerated and p is exact.
 EXACT_REPLICATES = 16
+# Few draws may all fall on one side of the mean, where BCa has no answer; this many in effect
+# never do, and they leave room for a p-value of 0.01.
+MIN_RESAMPLES = 99
 
 
 class MeanInterval(NamedTuple):
@@ -178,7 +181,8 @@ def compare_paired(
 
     Raises:
         ValueError: arms that are not one-dimensional, of equal length, of two replicates or more
-            and finite; or a margin that is not positive and finite.
+            and finite; a margin that is not positive and finite; or fewer than
+            ``MIN_RESAMPLES`` draws.
 
     References:
         Efron (1987), "Better bootstrap confidence intervals"; Hesterberg (2015), "What teachers
@@ -191,6 +195,8 @@ def compare_paired(
     treatment, baseline = _pairs(treatment, baseline)
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"margin must be positive and finite, got {margin}")
+    if resamples < MIN_RESAMPLES:
+        raise ValueError(f"resamples must be at least {MIN_RESAMPLES}, got {resamples}")
     rng = np.random.default_rng(rng)
     difference = treatment - baseline
     low, high = _bca_interval(difference, rng, resamples)
@@ -290,7 +296,7 @@ def compare_epochs_to_target(
 
     Raises:
         ValueError: curves of different or unfit shapes, fewer than two replicates, or an unfit
-            target or margin.
+            target, margin or number of draws.
 
     """
     treatment_epochs = first_epoch(treatment, target)
