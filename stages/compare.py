@@ -1,12 +1,16 @@
 """Compare LRG-Adam with Adam on the outcomes of paired replicates."""
 
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from experiment import errors, files
+from experiment import files, versions
 from experiment.errors import UserError
 from experiment.params import Params, read_params
 from experiment.randomness import stream
@@ -26,15 +30,14 @@ LOWER_IS_BETTER = {
 }
 
 
-def read_both(suffix: str, columns: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_both(suffix: str, *columns: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A table of both optimizers' replicates, Adam's first, a row each."""
     tables = []
     for optimizer in ("adam", "lrg_adam"):
         path = Path(f"metrics/replicates/{optimizer}{suffix}.csv")
-        table = files.read_csv(path)
-        missing = {"replicate", *columns} - set(table)
-        if missing:
-            raise UserError(f"{path}: no column {', '.join(sorted(missing))}")
+        table = files.read_csv(path, "replicate", *columns)
+        if len(table) < 2 or not np.isfinite(table).all(axis=None):
+            raise UserError(f"{path}: allowed: two replicates or more, all numbers finite")
         tables.append(table.set_index("replicate"))
     if not tables[0].index.equals(tables[1].index):
         raise UserError(
@@ -57,7 +60,7 @@ def outcomes(params: Params) -> tuple[dict[str, object], dict[str, object]]:
 
     The verdicts in short are Holm-corrected: the measures are one family.
     """
-    adam, lrg_adam = read_both("", set(LOWER_IS_BETTER))
+    adam, lrg_adam = read_both("", *LOWER_IS_BETTER)
     single = [
         compare_paired(
             lrg_adam[measure],
@@ -90,7 +93,7 @@ def outcomes(params: Params) -> tuple[dict[str, object], dict[str, object]]:
 
 def epochs_to_targets(params: Params) -> list[dict[str, object]]:
     """How soon both reach each target; the margin is the same share, of all epochs."""
-    adam, lrg_adam = read_both("_validation_loss", {"epoch_0"})
+    adam, lrg_adam = read_both("_validation_loss", "epoch_0")
     rows = []
     for target in params.compare.targets:
         found = compare_epochs_to_target(
@@ -124,4 +127,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     with errors.reported():
+        versions.check()
         main()

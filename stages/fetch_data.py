@@ -1,6 +1,9 @@
 """Generate MNIST-1D as published and split it into training, validation and test samples."""
 
-from experiment import data, errors
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
+from experiment import data, versions
 from experiment.params import read_params
 
 READS = ("data.train", "data.validation", "data.shuffle")
@@ -14,4 +17,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     with errors.reported():
+        versions.check()
         main()

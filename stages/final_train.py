@@ -1,5 +1,8 @@
 """Train many replicates with the tuned parameters, and score them on the test set."""
 
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
 import argparse
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiment import errors, files
+from experiment import files, versions
 from experiment.data import Dataset
 from experiment.errors import UserError
 from experiment.outcomes import outcomes
@@ -58,8 +61,8 @@ def summary(replicates: pd.DataFrame) -> dict[str, float]:
 def main(optimizer: str) -> None:
     """Write the models, the histories and the outcomes of one optimizer."""
     params = read_params(READS)
-    tuned = files.read_json(Path(f"metrics/tune_{optimizer}.json"))
-    setting = Setting.of(params, optimizer, tuned["best"], purpose="final_train")
+    best = files.read_best(optimizer)
+    setting = Setting.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
     groups = [Group(setting, first, min(size, total - first)) for first in range(0, total, size)]
 
@@ -77,7 +80,7 @@ def main(optimizer: str) -> None:
         diverged = np.flatnonzero(~np.isfinite(curves["train_loss"]).all(axis=1))
         if len(diverged):
             raise UserError(
-                f"{len(diverged)} of {total} replicates diverged with {tuned['best']}: "
+                f"{len(diverged)} of {total} replicates diverged with {best}: "
                 f"{', '.join(map(str, diverged))}"
             )
 
@@ -96,4 +99,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
     with errors.reported():
+        versions.check()
         main(parser.parse_args().optimizer)

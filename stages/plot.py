@@ -1,25 +1,34 @@
 """Draw the convergence of both optimizers and the trials of both searches."""
 
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiment import errors, files
+from experiment import files, versions
 from experiment.figures import STYLES, panels, plain_ticks
 
 
 def tuned(optimizer: str) -> str:
     """The tuned parameters in words, such as `lr 0.0012, rank 20`."""
-    best = files.read_json(Path(f"metrics/tune_{optimizer}.json"))["best"]
+    best = files.read_best(optimizer)
     return ", ".join(f"{name} {value:.2g}" for name, value in best.items())
 
 
 def convergence() -> Figure:
     """Mean validation loss over epochs with its 95 % interval."""
-    pairs = files.read_json(Path("metrics/comparison.json"))["pairs"]
+    pairs = files.read_json(Path("metrics/comparison.json"), "pairs")["pairs"]
     figure, (axes,) = panels(1)
     for optimizer, style in STYLES.items():
-        history = files.read_csv(Path(f"plots/history/{optimizer}.csv"))
+        history = files.read_csv(
+            Path(f"plots/history/{optimizer}.csv"),
+            "epoch",
+            "validation_loss",
+            "validation_loss_low",
+            "validation_loss_high",
+        )
         label = f"{style['label']} ({tuned(optimizer)})"
         axes.plot(
             history["epoch"], history["validation_loss"], markersize=3.5, **style | {"label": label}
@@ -46,7 +55,9 @@ def tuning() -> Figure:
     """Validation loss of every trial against its learning rate, and against its rank."""
     figure, (by_lr, by_rank) = panels(2)
     for optimizer, style in STYLES.items():
-        trials = files.read_csv(Path(f"plots/tuning/{optimizer}.csv"))
+        trials = files.read_csv(
+            Path(f"plots/tuning/{optimizer}.csv"), "lr", "rank", "validation_loss"
+        )
         best = trials.loc[trials["validation_loss"].idxmin()]
         points = style | {"linestyle": "none"}
         for axes, parameter in ((by_lr, "lr"), (by_rank, "rank")):
@@ -73,5 +84,6 @@ def tuning() -> Figure:
 
 if __name__ == "__main__":
     with errors.reported():
+        versions.check()
         files.write_figure(Path("plots/convergence_comparison.png"), convergence())
         files.write_figure(Path("plots/tuning.png"), tuning())

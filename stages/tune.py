@@ -1,5 +1,8 @@
 """Search the learning rate, and for LRG-Adam the rank, with the lowest validation loss."""
 
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from experiment import errors, files
+from experiment import files, versions
 from experiment.data import Dataset
 from experiment.errors import UserError
 from experiment.params import Params, read_params
@@ -31,17 +34,11 @@ READS = (
 RANK_READS = ("rank", "tune.rank")
 
 
-def search_space(optimizer: str, params: Params, side: int) -> tuple[Space, Hyperparameters]:
-    """What is searched, and what is held fixed, for matrices of side `side`."""
+def search_space(optimizer: str, params: Params) -> tuple[Space, Hyperparameters]:
+    """What is searched, and what is held fixed."""
     lr = {"lr": FloatDistribution(params.tune.lr.low, params.tune.lr.high, log=True)}
     if optimizer == "adam":
         return lr, {}
-    for key, rank in (("rank", params.rank), ("tune.rank.high", params.tune.rank.high)):
-        if rank is not None and rank > side:
-            raise UserError(
-                f"params.yaml: {key} = {rank}; allowed: at most {side}, "
-                f"the side of the gradient matrix of model.hidden = {params.model.hidden}"
-            )
     if params.rank is not None:
         return lr, {"rank": params.rank}
     interval = IntDistribution(params.tune.rank.low, params.tune.rank.high, log=True)
@@ -52,7 +49,7 @@ def main(optimizer: str) -> None:
     """Write metrics/tune_<optimizer>.json and plots/tuning/<optimizer>.csv."""
     params = read_params(READS if optimizer == "adam" else READS + RANK_READS)
     setting = Setting.of(params, optimizer, {}, purpose="tune")
-    space, fixed = search_space(optimizer, params, setting.network.matrix_side)
+    space, fixed = search_space(optimizer, params)
 
     with Work(
         f"tune_{optimizer}",
@@ -99,4 +96,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
     with errors.reported():
+        versions.check()
         main(parser.parse_args().optimizer)

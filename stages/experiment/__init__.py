@@ -5,14 +5,18 @@ every process of the pipeline, workers included, imports this package before eit
 """
 
 import os
+import sys
 
-os.environ.update(
-    # The number of threads decides the order of sums. One each; work spreads over processes.
-    OMP_NUM_THREADS="1",
-    MKL_NUM_THREADS="1",
-    OPENBLAS_NUM_THREADS="1",
-    # The same instructions on every x86-64 processor with AVX2, whoever made it.
-    ATEN_CPU_CAPABILITY="avx2",
-    ONEDNN_MAX_CPU_ISA="AVX2",
-    MKL_CBWR="COMPATIBLE",
-)
+# The number of threads decides the order of sums. One each: work spreads over processes.
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# The same instructions on every x86-64 processor with AVX2, whoever made it.
+INSTRUCTIONS = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",
+}
+ARITHMETIC = THREADS | INSTRUCTIONS
+
+if "torch" in sys.modules and not ARITHMETIC.items() <= os.environ.items():
+    raise ImportError("experiment is to be imported before torch: it fixes torch's arithmetic")
+os.environ.update(ARITHMETIC)

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiment import files
 from experiment.errors import UserError
+from experiment.params import LENGTH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from experiment.params import Data
 
 DATA_FILE = Path("data/mnist1d.npz")
-LENGTH = 40
-CLASSES = 10
 
 # SHA-256 of the published arrays' bytes (mnist1d_data.pkl of github.com/greydanus/mnist1d),
 # samples as float32, labels as int64.
@@ -59,9 +58,13 @@ class Dataset(NamedTuple):
         """Read the file that the stage fetch_data writes; a damaged one raises UserError."""
         arrays = files.read_arrays(path)
         try:
-            return cls(*(Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in cls._fields))
+            read = cls(*(Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in cls._fields))
         except KeyError as missing:
             raise UserError(f"{path}: no array {missing}; `dvc repro -f fetch_data`") from None
+        for part, (x, y) in read._asdict().items():
+            if (x.shape, x.dtype, y.dtype) != ((len(y), LENGTH), np.float32, np.int64):
+                raise UserError(f"{path}: x_{part}, y_{part} damaged; `dvc repro -f fetch_data`")
+        return read
 
     def write(self, path: Path = DATA_FILE) -> None:
         """Write the arrays x_train, y_train, x_validation, y_validation, x_test, y_test."""

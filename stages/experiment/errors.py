@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -22,5 +23,19 @@ def reported() -> Iterator[None]:
         if error.filename is None:
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: `dvc repro` goes on from the last finished piece of work")
+
+
+def _uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(
+            "\ninterrupted: `dvc repro` goes on from the last finished piece of work",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+# Ctrl-C may come while a stage still loads its libraries, so no `try` would see it.
+sys.excepthook = _uncaught

@@ -5,6 +5,7 @@ Each library is imported by the functions that need it, so that a stage loads on
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 def write(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -42,12 +45,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote; a file that is not JSON raises UserError."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read what `write_json` wrote; a file that is not JSON, or lacks a key, raises UserError."""
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
+    for key in keys:
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"{path}: no {key}")
+    return content
+
+
+def read_best(optimizer: str) -> dict[str, float]:
+    """The tuned parameters in metrics/tune_<optimizer>.json: `lr`, for LRG-Adam `rank` too."""
+    path = Path(f"metrics/tune_{optimizer}.json")
+    best = read_json(path, "best")["best"]
+    names = ["lr", "rank"] if optimizer == "lrg_adam" else ["lr"]
+    if (
+        not isinstance(best, dict)
+        or sorted(best) != names
+        or not all(type(value) in (int, float) and value > 0 for value in best.values())
+    ):
+        raise UserError(f"{path}: best = {best!r}; allowed: a number for {' and '.join(names)}")
+    return best
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -55,14 +76,28 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read what `write_csv` wrote; a file that is not such a table raises UserError."""
+def read_csv(path: Path, *columns: str) -> pd.DataFrame:
+    """Read the columns of a table that `write_csv` wrote.
+
+    Raises:
+        UserError: the file is no such table, lacks one of the columns, or holds in one of them
+            what is not a number; an empty field is one, NaN.
+
+    """
     import pandas as pd
 
     try:
-        return pd.read_csv(path)
+        table = pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not a table: {error}") from None
+        raise UserError(f"{path}: not a table: {' '.join(str(error).split())}") from None
+    for column in columns:
+        if column not in table:
+            raise UserError(f"{path}: no column {column}")
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            raise UserError(f"{path}: column {column}: not all numbers")
+    if table.empty:
+        raise UserError(f"{path}: no rows")
+    return table[list(columns)]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -76,14 +111,15 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read what `write_arrays` wrote; a damaged file raises UserError."""
-    import zipfile
-
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file that is no archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # there are many ways to be no archive
         raise UserError(f"{path}: damaged, `dvc repro -f fetch_data` renews it: {error}") from None
 
 

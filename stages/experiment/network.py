@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiment.data import CLASSES, LENGTH
+from experiment.params import CLASSES, LENGTH
 
 Weights = dict[str, Tensor]
 
@@ -30,11 +30,6 @@ class Network(ABC):
     """
 
     shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def matrix_side(self) -> int:
-        """Side n of the smallest square matrix that holds one replicate's gradient."""
-        return math.isqrt(sum(map(math.prod, self.shapes.values())) - 1) + 1
 
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
         """Draw one replicate from each stream, in the distribution of torch's own layers.

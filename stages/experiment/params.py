@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,11 +19,14 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
+from ruamel.yaml import YAML, YAMLError
 
 from experiment.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 PUBLISHED_TRAINING_ROWS = 4000
+LENGTH = 40  # of a sample
+CLASSES = 10
 
 
 def _refuse_bool(value: object) -> object:
@@ -32,8 +36,7 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
-# Text that spells a number is taken for the number: `dvc exp run -S tune.lr.low=1e-5` writes
-# 1e-05, which YAML 1.1 calls text.
+# Text that spells a number is taken for the number, as in quotes.
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Real = Annotated[float, BeforeValidator(_refuse_bool)]
 
@@ -87,6 +90,12 @@ class Model(_Section):
     hidden: list[Annotated[Whole, Field(ge=1, le=4096)]] = Field(
         min_length=1, max_length=8, description="a list of 1 to 8 whole numbers from 1 to 4096"
     )
+
+    @property
+    def matrix_side(self) -> int:
+        """Side n of the smallest square matrix that holds the network's gradient."""
+        layers = pairwise([LENGTH, *self.hidden, CLASSES])
+        return math.isqrt(sum((inputs + 1) * outputs for inputs, outputs in layers) - 1) + 1
 
 
 class Training(_Section):
@@ -199,7 +208,6 @@ class Params(_Section):
     """All of params.yaml."""
 
     seed: Whole = _whole(0, 2**32 - 1)
-    # The upper end depends on the network: the search checks it.
     rank: Whole | None = Field(
         ge=1,
         le=100_000,
@@ -221,6 +229,12 @@ class Params(_Section):
             "data.validation": (self.data.validation, left, f"data.train leaves {left} rows"),
             "training.batch_size": (self.training.batch_size, self.data.train, "data.train"),
         }
+        side = self.model.matrix_side
+        why = f"the side of the gradient matrix of model.hidden = {self.model.hidden}"
+        if self.rank is None:
+            limits["tune.rank.high"] = (self.tune.rank.high, side, why)
+        else:
+            limits["rank"] = (self.rank, side, why)
         for key, (value, limit, why) in limits.items():
             if value > limit:
                 raise PydanticCustomError(
@@ -259,8 +273,10 @@ def read_params(declared: Sequence[str], path: Path = PARAMS_FILE) -> Params:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # As DVC reads it, which is YAML 1.2: to PyYAML 010 is eight, 1:30 is ninety, and the
+        # second of two lines for one key wins.
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: no parameters; allowed: {', '.join(Params.model_fields)}")

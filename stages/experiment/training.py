@@ -31,13 +31,13 @@ class Setting:
 
     optimizer: str
     hyperparameters: Hyperparameters
-    model: str
     hidden: tuple[int, ...]
     epochs: int
     batch_size: int
     device: str
     seed: int
     purpose: str  # names the random streams: replicate 0 of two purposes are strangers
+    model: str = "mlp"  # a name that `experiment.network.build` knows
     noise: float = 1.0  # factor on what sets a batch's gradient apart from that of all samples
 
     @classmethod

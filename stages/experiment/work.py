@@ -6,6 +6,7 @@ together is one task, and a task is computed by one process with one thread.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import multiprocessing
@@ -14,7 +15,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiment import files, progress
+from experiment import files, progress, versions
 from experiment.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from experiment.data import Dataset
 
 SCRATCH = Path(".scratch")
+SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
 
 Task = TypeVar("Task")
 Result = dict[str, Tensor]
@@ -43,9 +45,9 @@ class Work:
     """The tasks of one stage.
 
     A finished task is kept under `.scratch/<stage>`, named by all that decides its result: the
-    function, the task, the data, the code and the version of torch. A stage that was stopped
-    finds its finished tasks there; one with other parameters finds nothing. When the block
-    ends well, so that the stage has written its outputs, the folder goes.
+    function, the task, the data, the code and the versions of packages. A stage that was stopped
+    finds its finished tasks there; one with other parameters finds nothing. They go when the
+    block has ended well, so that the stage has written its outputs, and DVC has recorded those.
 
     Args:
         stage: name of the folder.
@@ -59,9 +61,21 @@ class Work:
     def __init__(self, stage: str, data: Dataset, *, device: str, total: int, unit: str) -> None:
         self._data = data
         self._folder = SCRATCH / stage
-        self._fingerprint = _fingerprint(data)
-        workers = 1 if device == "cuda" else min(_workers(), total)
-        self._executor = _processes(workers) if workers > 1 else None
+        self._finished = self._folder / "finished"
+        self._identity = f"{code()} {_digest(data)}"
+        if self._finished.exists() and _recorded():
+            shutil.rmtree(self._folder)
+        self._finished.unlink(missing_ok=True)
+        self._executor: Executor | None = None
+        # What a task raises whose process is gone.
+        self._lost: tuple[type[Exception], ...] = (BrokenProcessPool,)
+        if SCHEDULER in os.environ:
+            self._executor, self._lost = _cluster(os.environ[SCHEDULER])
+        elif device == "cuda":
+            if not torch.cuda.is_available():
+                raise UserError("params.yaml: device = cuda; allowed: cpu (torch sees no GPU here)")
+        elif (count := min(workers(), total)) > 1:
+            self._executor = _processes(count)
         self._bar = progress.bar(total=total, unit=unit, desc=stage)
 
     def __enter__(self) -> Self:
@@ -75,11 +89,14 @@ class Work:
     ) -> None:
         self._bar.close()
         if self._executor is not None:
-            self._executor.shutdown(wait=error_type is None, cancel_futures=True)
-        if error_type is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._executor.shutdown(wait=error_type is None)
         for worker in multiprocessing.active_children():
             worker.kill()
+        if error_type is None:
+            if "DVC_STAGE" in os.environ:
+                self._finished.touch()
+            else:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(
         self, function: Callable[[Dataset, Task], Result], tasks: Sequence[Task]
@@ -113,29 +130,51 @@ class Work:
                 yield position, function(self._data, task)
             return
         running = {
-            self._executor.submit(function, self._data, task): position
+            self._executor.submit(_elsewhere, code(), function, self._data, task): position
             for position, task in tasks.items()
         }
         for future in as_completed(running):
             try:
                 yield running[future], future.result()
-            except BrokenProcessPool:
+            except self._lost:
                 raise UserError(
                     "a worker process was killed; `dvc repro` goes on from the finished tasks"
                 ) from None
 
     def _kept(self, function: Callable[..., Result], task: object) -> Path:
-        identity = f"{self._fingerprint} {function.__module__}.{function.__qualname__} {task!r}"
+        identity = f"{self._identity} {function.__module__}.{function.__qualname__} {task!r}"
         return self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.pt"
 
 
-def _fingerprint(data: Dataset) -> str:
-    digest = hashlib.sha256(torch.__version__.encode())
+def _elsewhere(
+    expected: str, function: Callable[[Dataset, Task], Result], data: Dataset, task: Task
+) -> Result:
+    """Compute a task in another process, which must not run other code than this one."""
+    if code() != expected:
+        raise UserError(
+            "a worker runs other code or other versions than this stage; "
+            "start the workers again, from the same commit and constraints.txt"
+        )
+    return function(data, task)
+
+
+@functools.cache
+def code() -> str:
+    """What, apart from the data, decides the result of a task: sources, packages, arithmetic."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(source.read_bytes())
+    for name in versions.DECISIVE:
+        digest.update(f"{name}=={versions.installed(name)}\n".encode())
+    digest.update(f"{torch.get_num_threads()} {torch.backends.cpu.get_cpu_capability()}".encode())
+    return digest.hexdigest()
+
+
+def _digest(data: Dataset) -> str:
+    digest = hashlib.sha256()
     for split in data:
         for array in split:
             digest.update(array.tobytes())
-    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
@@ -149,7 +188,26 @@ def _read(path: Path) -> Result | None:
         return None
 
 
-def _workers() -> int:
+def _recorded() -> bool:
+    """Whether the outputs of this stage are those that DVC has on record.
+
+    If not, the stage was stopped after its last output and before DVC had seen it end.
+    """
+    # Imported here: worker processes do without.
+    from ruamel.yaml import YAML
+
+    try:
+        lock = YAML(typ="safe").load(Path("dvc.lock"))
+        outputs = lock["stages"][os.environ["DVC_STAGE"]]["outs"]
+        return all(
+            hashlib.md5(Path(output["path"]).read_bytes()).hexdigest() == output["md5"]
+            for output in outputs
+        )
+    except (FileNotFoundError, KeyError):
+        return False
+
+
+def workers() -> int:
     """Processes to use: as many as EXPERIMENT_WORKERS says, or else one for each core."""
     asked = os.environ.get("EXPERIMENT_WORKERS")
     if asked is None:
@@ -158,6 +216,25 @@ def _workers() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"EXPERIMENT_WORKERS = {asked!r}; allowed: a whole number of at least 1")
     return int(asked)
+
+
+def _cluster(address: str) -> tuple[Executor, tuple[type[Exception], ...]]:
+    """The workers of a Dask scheduler, wherever they run; Dask repeats what a lost one was at."""
+    try:
+        from distributed import Client, KilledWorker
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{SCHEDULER} = {address!r}, but Dask is not installed: "
+            'pip install -c constraints.txt -e ".[pipeline,cluster]"'
+        ) from None
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, "
+            "such as tcp://127.0.0.1:8786; unset, the work stays on this machine"
+        ) from None
+    return client.get_executor(pure=False), (KilledWorker, CancelledError)
 
 
 def _processes(count: int) -> ProcessPoolExecutor:

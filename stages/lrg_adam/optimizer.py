@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
 )
 
 from . import low_rank
-from .flatten import from_square, square_side, to_square
+from .flatten import from_square, resembling, square_side, to_square
 
 # One matrix spans all groups under scope="model", so these cannot differ between them.
 _SHARED_OPTIONS = (
@@ -386,7 +386,7 @@ class LRGAdam(Adam):
             if options["scope"] == "model":
                 filtered = from_square(found.matrix, grads, options["batch_dims"])
             else:
-                filtered = [found.matrix.reshape(grads[0].shape).to(grads[0])]
+                filtered = [resembling(found.matrix, grads[0])]
             for p, g in zip(params, filtered, strict=True):
                 if p.grad is None:
                     continue

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lrg_adam import low_rank
 from torch import Tensor
+
+from lrg_adam import low_rank
 
 EPS = torch.finfo(torch.float32).eps
 # What the float32 SVD itself achieves on the spectra below is 5 to 10 EPS.

@@ -1,0 +1,107 @@
+"""Runs of dvc that a test can disturb while they go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import yaml
+from project import ENVIRONMENT, Project, stage_outputs
+
+
+class Run:
+    """A command in a project's folder, in a process group of its own, as on a terminal."""
+
+    def __init__(self, project: Project, *command: str, **environment: str) -> None:
+        self.project = project
+        self.log = project.folder.with_name(f"{project.folder.name}.{time.time_ns()}.log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=project.folder,
+                env=ENVIRONMENT | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @classmethod
+    def dvc(cls, project: Project, *arguments: str, **environment: str) -> Run:
+        return cls(project, sys.executable, "-m", "dvc", *arguments, **environment)
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait(self, timeout: float = 120) -> int:
+        return self.process.wait(timeout)
+
+    def until(self, condition: Callable[[], object], timeout: float = 60) -> None:
+        """Wait until a condition holds while the command runs."""
+        end = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"ended early:\n{self.output}"
+            assert time.monotonic() < end, f"still not so:\n{self.output}"
+            time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the group; Ctrl-C is SIGINT."""
+        os.killpg(self.process.pid, number)
+
+    def stage(self) -> psutil.Process:
+        """The process of the stage that is running."""
+        (stage,) = [
+            process
+            for process in psutil.Process(self.process.pid).children(recursive=True)
+            if any(argument.startswith("stages/") for argument in process.cmdline())
+        ]
+        return stage
+
+
+def left_behind(project: Project, patience: float = 30) -> list[psutil.Process]:
+    """Processes that still run in a project's folder after some seconds."""
+    end = time.monotonic() + patience
+    while (found := _running_in(project.folder)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def _running_in(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == folder and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found
+
+
+def kept(project: Project, stage: str = "*") -> dict[Path, int]:
+    """The finished pieces of work that are kept, with the times at which they were written."""
+    return {path: path.stat().st_mtime_ns for path in project.folder.glob(f".scratch/{stage}/*.pt")}
+
+
+def forget(project: Project, *stages: str) -> None:
+    """Undo some stages: their outputs, what DVC knows of them, and what is kept of their work."""
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())
+    for name in stages:
+        del lock["stages"][name]
+        for output in stage_outputs(project.stages()[name]):
+            (project.folder / output).unlink()
+        shutil.rmtree(project.folder / ".scratch" / name.replace("@", "_"), ignore_errors=True)
+    (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+
+def same_results(project: Project, finished: Project) -> bool:
+    """Whether every output, and DVC's record of them, is that of the finished project."""
+    # The order of stages in dvc.lock is that in which they first ran.
+    locks = [yaml.safe_load((p.folder / "dvc.lock").read_text()) for p in (project, finished)]
+    return project.read() == finished.read() and locks[0] == locks[1]

@@ -1,0 +1,114 @@
+"""What `dvc plots diff`, `dvc metrics diff` and `dvc exp show` say of two experiments."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import vl_convert
+import yaml
+from project import ROOT, Project
+
+CURVES = {
+    "Validation loss": ("epoch", "validation_loss"),
+    "Validation accuracy": ("epoch", "validation_accuracy"),
+    "Tuning progress": ("trial", "best_so_far"),
+}
+REVISIONS = {"HEAD", "rank-10"}
+
+
+@pytest.fixture(scope="module")
+def experiment(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = finished.copy(tmp_path_factory.mktemp("experiment") / "project")
+    project.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
+    return project
+
+
+@pytest.fixture(scope="module")
+def plots(experiment: Project) -> dict[str, Any]:
+    return json.loads(experiment.dvc("plots", "diff", "HEAD", "rank-10", "--json").stdout)["data"]
+
+
+def specification(plots: Mapping[str, Any], title: str) -> dict[str, Any]:
+    (plot,) = plots[title]
+    return plot["content"]
+
+
+@pytest.mark.parametrize("title", CURVES)
+def test_a_chart_tells_revisions_and_optimizers_apart(plots: dict[str, Any], title: str) -> None:
+    chart = specification(plots, title)
+
+    x, y = CURVES[title]
+    rows = chart["data"]["values"]
+    assert {(row["rev"], row["filename"]) for row in rows} == {
+        (revision, name) for revision in REVISIONS for name in ("adam.csv", "lrg_adam.csv")
+    }
+    assert all(row[x] and row[y] for row in rows)
+    text = json.dumps(chart)
+    assert f'"field": "{x}"' in text
+    assert f'"field": "{y}"' in text
+    assert vl_convert.vegalite_to_png(chart).startswith(b"\x89PNG")
+
+
+def test_the_ranks_searched_are_drawn_for_both_revisions(plots: dict[str, Any]) -> None:
+    chart = specification(plots, "Rank searched")
+
+    ranks = {
+        revision: {row["rank"] for row in chart["data"]["values"] if row["rev"] == revision}
+        for revision in REVISIONS
+    }
+    assert ranks["rank-10"] == {"10"}
+    assert len(ranks["HEAD"]) > 1
+    assert vl_convert.vegalite_to_png(chart).startswith(b"\x89PNG")
+
+
+def test_the_figures_stand_side_by_side(plots: dict[str, Any]) -> None:
+    for name in ("plots/convergence_comparison.png", "plots/tuning.png"):
+        assert {image["revisions"][0] for image in plots[name]} == REVISIONS
+
+
+def test_nothing_is_drawn_twice(plots: dict[str, Any]) -> None:
+    assert set(plots) == {
+        *CURVES,
+        "Rank searched",
+        "plots/convergence_comparison.png",
+        "plots/tuning.png",
+    }
+
+
+def test_metrics_are_few_and_none_is_named_like_a_parameter(experiment: Project) -> None:
+    metrics = json.loads(experiment.dvc("metrics", "show", "--json").stdout)[""]["data"]
+
+    def leaves(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
+        return {
+            name
+            for key, value in tree.items()
+            for name in (
+                leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+            )
+        }
+
+    names = {name for file in metrics.values() for name in leaves(file["data"])}
+    assert len(names) <= 25
+    assert not names & leaves(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def test_metrics_diff_lists_what_the_rank_changed(experiment: Project) -> None:
+    changed = json.loads(experiment.dvc("metrics", "diff", "--json", "HEAD", "rank-10").stdout)
+
+    assert set(changed) == {"metrics/comparison.json", "metrics/tune_lrg_adam.json"}
+    assert changed["metrics/tune_lrg_adam.json"]["best.rank"]["new"] == 10
+
+
+def test_the_table_of_experiments_has_a_row_for_each(experiment: Project) -> None:
+    text = experiment.dvc("exp", "show", "--csv", "--only-changed").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+
+    assert "rank-10" in {row["Experiment"] for row in rows}
+    (row,) = [row for row in rows if row["Experiment"] == "rank-10"]
+    assert row["rank"] == "10"
+    assert row["test_loss.lrg_adam"]

@@ -1,0 +1,150 @@
+"""What is killed or interrupted goes on to the same bytes, and computes nothing twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import Run, forget, kept, left_behind, same_results
+from project import Project, set_params
+
+BRANCH = ("tune_lrg_adam", "final_train@lrg_adam")
+# Work that lasts longer than a test waits.
+LONG = {"training.epochs": 5000}
+
+
+@pytest.mark.parametrize("stage", BRANCH)
+def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project, stage: str) -> None:
+    forget(project, stage)
+    run = Run.dvc(project, "repro", stage, EXPERIMENT_WORKERS="2")
+    folder = stage.replace("@", "_")
+    run.until(lambda: kept(project, folder))
+    run.signal(signal.SIGKILL)
+    run.wait()
+    assert left_behind(project) == []
+    done = kept(project, folder)
+
+    project.dvc("repro", stage)
+
+    assert same_results(project, finished)
+    assert done.items() <= kept(project, folder).items()
+
+
+def test_a_run_killed_before_dvc_knows_of_its_results_computes_nothing_again(
+    project: Project, finished: Project
+) -> None:
+    forget(project, "tune_adam")
+    run = Run.dvc(project, "repro", "tune_adam")
+    run.until((project.folder / ".scratch/tune_adam/finished").exists)
+    run.signal(signal.SIGKILL)
+    run.wait()
+    done = kept(project, "tune_adam")
+    assert len(done) == 3
+
+    project.dvc("repro", "tune_adam")
+
+    assert same_results(project, finished)
+    assert kept(project, "tune_adam") == done
+
+
+def test_a_forced_run_computes_everything_again(project: Project, finished: Project) -> None:
+    done = kept(project, "tune_adam")
+
+    project.dvc("repro", "-f", "-s", "tune_adam")
+
+    assert same_results(project, finished)
+    again = kept(project, "tune_adam")
+    assert again.keys() == done.keys()
+    assert not again.items() & done.items()
+
+
+def test_workers_end_with_their_stage(project: Project) -> None:
+    set_params(project.folder / "params.yaml", LONG)
+    run = Run.dvc(project, "repro", "final_train@adam", "-s", EXPERIMENT_WORKERS="2")
+    run.until(lambda: len(run.stage().children()) >= 2 if "Running" in run.output else None)
+    time.sleep(2)  # until they train
+
+    run.stage().kill()
+
+    assert run.wait() != 0
+    assert left_behind(project) == []
+
+
+def test_a_killed_worker_costs_its_own_task_at_most(project: Project, finished: Project) -> None:
+    forget(project, "final_train@adam")
+    run = Run.dvc(project, "repro", "final_train@adam", EXPERIMENT_WORKERS="2")
+    run.until(lambda: kept(project, "final_train_adam"))
+    for worker in run.stage().children():
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
+    failed = run.wait() != 0
+    done = kept(project, "final_train_adam")
+    if failed:
+        assert "error: a worker process was killed; `dvc repro` goes on" in run.output
+        assert "Traceback" not in run.output
+
+    project.dvc("repro", "final_train@adam")
+
+    assert same_results(project, finished)
+    assert done.items() <= kept(project, "final_train_adam").items()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("moment", ["loading", "working"])
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(
+    project: Project, workers: str, moment: str
+) -> None:
+    before = project.read()
+    set_params(project.folder / "params.yaml", LONG)
+    run = Run.dvc(project, "repro", "tune_adam", EXPERIMENT_WORKERS=workers)
+    run.until(lambda: "> python stages/tune.py" in run.output)
+    time.sleep({"loading": 0.5, "working": 7}[moment])
+
+    started = time.monotonic()
+    run.signal(signal.SIGINT)
+
+    assert run.wait(2) != 0
+    assert left_behind(project, patience=started + 2 - time.monotonic()) == []
+    assert "interrupted: `dvc repro` goes on from the last finished piece of work" in run.output
+    assert "Traceback" not in run.output
+    assert project.read() == before
+
+
+@pytest.mark.slow
+def test_any_moment_is_a_good_one_to_be_killed(finished: Project, tmp_path: Path) -> None:
+    project = Project.fresh(tmp_path / "killed")
+    whole = finished.read()
+    rng = random.Random(20)
+    done: dict[Path, int] = {}
+    kills = 0
+    while kills < 20:
+        run = Run.dvc(project, "repro", EXPERIMENT_WORKERS=rng.choice("12"))
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(rng.uniform(1, 9))
+            # All is done: begin again, with what was finished forgotten.
+            assert same_results(project, finished)
+            forget(project, *rng.sample([*BRANCH, "tune_adam", "final_train@adam"], 2))
+            done = kept(project)
+            continue
+        victim = rng.choice(["all", "stage"])
+        with suppress(ValueError, psutil.Error):
+            run.signal(signal.SIGKILL) if victim == "all" else run.stage().kill()
+        run.signal(signal.SIGKILL) if victim == "all" else run.wait()
+        run.wait()
+        kills += 1
+        # What is there under an output's name is whole, and what was finished is still there.
+        assert project.read().items() <= whole.items()
+        assert done.items() <= kept(project).items()
+        done = kept(project)
+
+    project.dvc("repro")
+
+    assert same_results(project, finished)
+    assert done.items() <= kept(project).items()
+    assert left_behind(project) == []
