@@ -31,6 +31,11 @@ class Network(ABC):
 
     shapes: dict[str, tuple[int, ...]]
 
+    @property
+    def matrix_side(self) -> int:
+        """Side n of the smallest square matrix that holds one replicate's gradient."""
+        return math.isqrt(sum(map(math.prod, self.shapes.values())) - 1) + 1
+
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
         """Draw one replicate from each stream, in the distribution of torch's own layers.
 

@@ -25,6 +25,7 @@ from experiment.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 PUBLISHED_TRAINING_ROWS = 4000
+CNN_WEIGHTS = 5210  # of the published convolutional network
 LENGTH = 40  # of a sample
 CLASSES = 10
 
@@ -94,8 +95,9 @@ class Model(_Section):
     @property
     def matrix_side(self) -> int:
         """Side n of the smallest square matrix that holds the network's gradient."""
-        layers = pairwise([LENGTH, *self.hidden, CLASSES])
-        return math.isqrt(sum((inputs + 1) * outputs for inputs, outputs in layers) - 1) + 1
+        layers = pairwise([LENGTH, *(self.hidden if self.name == "mlp" else []), CLASSES])
+        weights = sum((inputs + 1) * outputs for inputs, outputs in layers)
+        return math.isqrt((CNN_WEIGHTS if self.name == "cnn" else weights) - 1) + 1
 
 
 class Training(_Section):
@@ -230,7 +232,8 @@ class Params(_Section):
             "training.batch_size": (self.training.batch_size, self.data.train, "data.train"),
         }
         side = self.model.matrix_side
-        why = f"the side of the gradient matrix of model.hidden = {self.model.hidden}"
+        layers = f", hidden = {self.model.hidden}" if self.model.name == "mlp" else ""
+        why = f"the side of the gradient matrix of model.name = {self.model.name}{layers}"
         if self.rank is None:
             limits["tune.rank.high"] = (self.tune.rank.high, side, why)
         else:
