@@ -155,7 +155,7 @@ def draw(arms: dict[str, str]) -> Figure:
     trade.set(
         xlabel="train loss, last epoch (nats)",
         ylabel="validation loss, last epoch (nats)",
-        title="One against the other\na point a learning rate, rising to the left",
+        title="One against the other\na point a learning rate, the lowest at the right",
     )
     lowest = min(np.nanmin(grid(arm)["validation_loss"].mean(axis=0)) for arm in arms)
     for axes in (by_lr, trade):
