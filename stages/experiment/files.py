@@ -9,7 +9,7 @@ import glob
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +76,8 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_csv(path: Path, *columns: str) -> pd.DataFrame:
-    """Read the columns of a table that `write_csv` wrote.
+def read_csv(path: Path, *columns: str, text: Collection[str] = ()) -> pd.DataFrame:
+    """Read the columns of a table that `write_csv` wrote; those in `text` need not be numbers.
 
     Raises:
         UserError: the file is no such table, lacks one of the columns, or holds in one of them
@@ -93,7 +93,7 @@ def read_csv(path: Path, *columns: str) -> pd.DataFrame:
     for column in columns:
         if column not in table:
             raise UserError(f"{path}: no column {column}")
-        if not pd.api.types.is_numeric_dtype(table[column]):
+        if column not in text and not pd.api.types.is_numeric_dtype(table[column]):
             raise UserError(f"{path}: column {column}: not all numbers")
     if table.empty:
         raise UserError(f"{path}: no rows")

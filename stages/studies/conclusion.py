@@ -12,9 +12,15 @@ PRIMARY = "test_loss"
 Evidence = dict[str, object]
 
 
-def read(study: str) -> pd.DataFrame:
-    """A study's table."""
-    return files.read_csv(Path(f"metrics/studies/{study}.csv"))
+NUMBERS = ("difference", "interval_low", "interval_high")
+TEXT = ("arm", "against", "measure", "verdict")
+
+
+def compared(study: str, *columns: str) -> pd.DataFrame:
+    """The comparisons of a study in the primary measure."""
+    path = Path(f"metrics/studies/{study}.csv")
+    table = files.read_csv(path, *NUMBERS, *columns, *TEXT, text=TEXT)
+    return table[table["measure"] == PRIMARY]
 
 
 def difference(row: pd.Series) -> Evidence:
@@ -28,8 +34,8 @@ def difference(row: pd.Series) -> Evidence:
 
 def noise_hurts() -> Evidence:
     """Adam without the noise of batches against Adam, each at its best learning rate."""
-    table = read("noise_dial")
-    row = table[(table["measure"] == PRIMARY) & (table["arm"] == "noise_0")].iloc[0]
+    table = compared("noise_dial")
+    row = table[table["arm"] == "noise_0"].iloc[0]
     return {"holds": bool(row["verdict"] == "better"), "no_noise_minus_adam": difference(row)}
 
 
@@ -39,7 +45,9 @@ def along_every_trajectory(quantity: str, below: bool) -> Evidence:
     The interval is over replicates, each averaged over epochs and batches. `closest` is the rank
     that is nearest to it: with the best mean in the trajectory that is worst for it.
     """
-    table = read("gradients")
+    path = Path("metrics/studies/gradients.csv")
+    words = ("trajectory", "quantity", "unit", "epoch")
+    table = files.read_csv(path, "rank", "mean", "low", "high", *words, text=words)
     table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
     sign = -1 if below else 1
     beyond = table.assign(
@@ -62,8 +70,8 @@ def along_every_trajectory(quantity: str, below: bool) -> Evidence:
 
 def it_pays() -> Evidence:
     """The rank with the lowest test loss short of the full one, against Adam."""
-    table = read("rank_sweep")
-    table = table[(table["measure"] == PRIMARY) & (table["difference"] != 0)]
+    table = compared("rank_sweep", "rank")
+    table = table[table["difference"] != 0]
     best = table.loc[table["difference"].idxmin()]
     better = table.loc[table["verdict"] == "better", "rank"]
     return {
@@ -75,8 +83,7 @@ def it_pays() -> Evidence:
 
 def ranks_by_verdict() -> dict[str, list[int]]:
     """The ranks of the sweep by their verdict against Adam in the primary measure."""
-    table = read("rank_sweep")
-    table = table[table["measure"] == PRIMARY]
+    table = compared("rank_sweep", "rank")
     verdicts = ("better", "equivalent", "inconclusive", "worse")
     return {
         verdict: [int(rank) for rank in table.loc[table["verdict"] == verdict, "rank"]]
@@ -86,8 +93,7 @@ def ranks_by_verdict() -> dict[str, list[int]]:
 
 def verdicts(study: str) -> dict[str, str]:
     """Verdicts of a study in the primary measure, by arm and the arm it is compared with."""
-    table = read(study)
-    table = table[table["measure"] == PRIMARY]
+    table = compared(study)
     return {f"{row.arm} against {row.against}": row.verdict for row in table.itertuples()}
 
 

@@ -24,7 +24,8 @@ MEASURES = ("validation_loss", "train_loss", "best_validation_loss")
 
 def grid(arm: str) -> dict[str, NDArray[np.float64]]:
     """The tuning of an arm: `lr` (L,), and every measure (replicates, L)."""
-    table = files.read_csv(Path(f"metrics/studies/tuning/{arm}.csv"))
+    path = Path(f"metrics/studies/tuning/{arm}.csv")
+    table = files.read_csv(path, "lr", "replicate", *MEASURES)
     wide = table.pivot(index="replicate", columns="lr", values=list(MEASURES))
     return {"lr": np.array(sorted(set(table["lr"])))} | {
         measure: wide[measure].to_numpy() for measure in MEASURES
@@ -51,8 +52,8 @@ def at_equal_train_loss(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """An arm against Adam with the learning rate that gives Adam the same final train loss.
 
-    Adam's train loss falls with its learning rate up to some point; Adam's curves are interpolated
-    between the learning rates up to there.
+    Train losses fall with the learning rate up to some point. Only learning rates up to there
+    count, the arm's as well as Adam's, between which Adam's curves are interpolated.
 
     Returns:
         For each of the arm's learning rates that Adam can match, averaged over replicates: the
@@ -63,17 +64,26 @@ def at_equal_train_loss(
     logs = []
     gains = []
     for replicate in range(len(filtered["train_loss"])):
-        falling = int(np.nanargmin(adam["train_loss"][replicate])) + 1
-        train = np.minimum.accumulate(adam["train_loss"][replicate][:falling])[::-1]
+        falling = _falling(adam["train_loss"][replicate])
+        train = adam["train_loss"][replicate][:falling][::-1]
         log_lr = np.log10(adam["lr"][:falling])[::-1]
         validation = adam["validation_loss"][replicate][:falling][::-1]
         reached = filtered["train_loss"][replicate]
-        inside = np.isfinite(reached) & (reached >= train[0]) & (reached <= train[-1])
+        inside = np.arange(len(reached)) < _falling(reached)
+        inside &= (reached >= train[0]) & (reached <= train[-1])
+        if not inside.any():
+            continue
         matched = np.interp(reached[inside], train, log_lr)
         logs.append(float(np.mean(matched - np.log10(filtered["lr"][inside]))))
         expected = np.interp(reached[inside], train, validation)
         gains.append(float(np.mean(filtered["validation_loss"][replicate][inside] - expected)))
     return np.array(logs), np.array(gains)
+
+
+def _falling(losses: NDArray[np.float64]) -> int:
+    """How many of the first losses fall strictly, one after the other."""
+    rises = ~(np.diff(losses) < 0)
+    return int(rises.argmax()) + 1 if rises.any() else len(losses)
 
 
 def summary(arm: str, label: str) -> dict[str, object]:
@@ -100,7 +110,10 @@ def summary(arm: str, label: str) -> dict[str, object]:
             f"{measure}_at_adams_lr_low": float(difference.low),
             f"{measure}_at_adams_lr_high": float(difference.high),
         }
-    ratio, gain = (mean_interval(values) for values in at_equal_train_loss(found, adam))
+    matched = at_equal_train_loss(found, adam)
+    if len(matched[0]) < len(adam["train_loss"]):
+        return row  # some replicate reaches no train loss that Adam's grid reaches
+    ratio, gain = (mean_interval(values) for values in matched)
     return row | {
         "adams_lr_for_equal_train_loss_ratio": float(10**ratio.mean),
         "adams_lr_ratio_low": float(10**ratio.low),
@@ -135,16 +148,14 @@ def draw(arms: dict[str, str]) -> Figure:
     )
     train.set(
         xscale="log",
-        yscale="log",
         xlabel="learning rate",
         ylabel="train loss, last epoch (nats)",
         title=f"Train loss over the learning rate\nmean of {replicates} replicates, 95 %",
     )
     trade.set(
-        xscale="log",
         xlabel="train loss, last epoch (nats)",
         ylabel="validation loss, last epoch (nats)",
-        title="One against the other\na point a learning rate, rising to the left",
+        title="One against the other\na point a learning rate, the lowest at the right",
     )
     lowest = min(np.nanmin(grid(arm)["validation_loss"].mean(axis=0)) for arm in arms)
     for axes in (by_lr, trade):

@@ -34,7 +34,8 @@ MEASURES = {
 
 def outcomes(arm: str) -> pd.DataFrame:
     """The final replicates of an arm, a row each, by their numbers."""
-    return files.read_csv(Path(f"metrics/studies/replicates/{arm}.csv")).set_index("replicate")
+    path = Path(f"metrics/studies/replicates/{arm}.csv")
+    return files.read_csv(path, "replicate", *MEASURES).set_index("replicate")
 
 
 def compare(

@@ -34,7 +34,9 @@ def parameters() -> dict[str, object]:
             else:
                 found[prefix + name] = value
 
-    walk(yaml.safe_load((ROOT / "params.yaml").read_text()), "")
+    everything = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del everything["studies"]  # explained beside each of them
+    walk(everything, "")
     return found
 
 

@@ -120,9 +120,10 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
         if found
         else (
             "import torch\n\nfrom experiment.optimizers import Weights\n\n\n"
-            "def create(weights: Weights, *, lr: float, momentum: float) -> torch.optim.Optimizer:\n"
+            "def create(weights: Weights, *, lr: float, **options: float) "
+            "-> torch.optim.Optimizer:\n"
             '    """Stochastic gradient descent."""\n'
-            "    return torch.optim.SGD(weights, lr=lr, momentum=momentum)\n"
+            "    return torch.optim.SGD(weights, lr=lr, **options)\n"
         )
     )
     (project.folder / "stages/experiment/optimizers/sgd.py").write_text(code)
