@@ -77,12 +77,11 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path, *columns: str, text: Collection[str] = ()) -> pd.DataFrame:
-    """Read the columns of a table that `write_csv` wrote; those in `text` need not be numbers.
+    """Read a table that `write_csv` wrote; columns in `text` need not hold numbers.
 
     Raises:
-        UserError: the file is no such table, lacks one of the columns, or holds in one of them
-            what is not a number; an empty field is one, NaN.
-
+        UserError: the file is no such table, has no rows, lacks one of `columns`, or holds in a
+            column what is not a number; an empty field is one, NaN.
     """
     import pandas as pd
 
@@ -93,11 +92,12 @@ def read_csv(path: Path, *columns: str, text: Collection[str] = ()) -> pd.DataFr
     for column in columns:
         if column not in table:
             raise UserError(f"{path}: no column {column}")
-        if column not in text and not pd.api.types.is_numeric_dtype(table[column]):
+    for column in table.columns.difference(list(text)):
+        if not pd.api.types.is_numeric_dtype(table[column]):
             raise UserError(f"{path}: column {column}: not all numbers")
     if table.empty:
         raise UserError(f"{path}: no rows")
-    return table[list(columns)]
+    return table
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
