@@ -287,7 +287,7 @@ def test_a_final_training_that_diverges_says_which_replicates_did(
     before = project.read()
     poison(monkeypatch, above=0)
 
-    with pytest.raises(SystemExit, match=r"^error: 2 of 4 replicates diverged with .*: 1, 3$"):
+    with pytest.raises(SystemExit, match=r"^error: 2 of 6 replicates diverged with .*: 2, 5$"):
         run_here(project, monkeypatch, "stages/final_train.py", "adam")
 
     assert project.read() == before
