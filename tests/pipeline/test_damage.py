@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from processes import Run, forget, same_results
+from processes import Run, forget, kept, same_results
 from project import Project, set_params
 
 
@@ -160,16 +161,35 @@ def test_a_dependency_deleted_while_a_stage_runs_is_named(
     assert same_results(project, finished)
 
 
-def test_parameters_edited_while_a_stage_runs_are_not_taken_for_those_of_its_results(
-    project: Project,
+@pytest.mark.parametrize("edited", ["params.yaml", "stages/experiment/randomness.py"])
+def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
+    project: Project, edited: str
 ) -> None:
     set_params(project.folder / "params.yaml", {"seed": 1})
+    shutil.rmtree(project.folder / ".scratch")
     run = Run.dvc(project, "repro", "tune_adam")
-    run.until(lambda: "> python" in run.output)
-    set_params(project.folder / "params.yaml", {"seed": 2})
-    run.wait()
+    run.until(lambda: kept(project))
+    if edited == "params.yaml":
+        set_params(project.folder / edited, {"seed": 2})
+    else:
+        source = project.folder / edited
+        source.write_text(source.read_text() + "# an edit\n")
 
+    assert run.wait() != 0
+    assert f"{edited}: changed while the stage ran; run `dvc repro` again" in run.output
+    assert "Traceback" not in run.output
     assert project.ran("repro", "tune_adam") == ["tune_adam"]
+
+
+def test_an_edit_of_what_a_stage_does_not_read_does_not_stop_it(project: Project) -> None:
+    set_params(project.folder / "params.yaml", {"seed": 1})
+    shutil.rmtree(project.folder / ".scratch")
+    run = Run.dvc(project, "repro", "tune_adam")
+    run.until(lambda: kept(project))
+    set_params(project.folder / "params.yaml", {"compare.margin": 0.5})
+    (project.folder / "stages/compare.py").write_text("# an edit\n")
+
+    assert run.wait() == 0, run.output
 
 
 def test_two_runs_at_once_end_in_the_right_result(project: Project, finished: Project) -> None:
