@@ -129,3 +129,4 @@ if __name__ == "__main__":
     with errors.reported():
         versions.check()
         main()
+        files.check_inputs()

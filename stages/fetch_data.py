@@ -3,7 +3,7 @@
 from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
 
 # isort: split
-from experiment import data, versions
+from experiment import data, files, versions
 from experiment.params import read_params
 
 READS = ("data.train", "data.validation", "data.shuffle")
@@ -19,3 +19,4 @@ if __name__ == "__main__":
     with errors.reported():
         versions.check()
         main()
+        files.check_inputs()

@@ -87,3 +87,4 @@ if __name__ == "__main__":
         versions.check()
         files.write_figure(Path("plots/convergence_comparison.png"), convergence())
         files.write_figure(Path("plots/tuning.png"), tuning())
+        files.check_inputs()

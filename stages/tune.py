@@ -98,3 +98,4 @@ if __name__ == "__main__":
     with errors.reported():
         versions.check()
         main(parser.parse_args().optimizer)
+        files.check_inputs()

@@ -9,7 +9,8 @@ import glob
 import io
 import json
 import os
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,43 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+# How to read again what this process has read, and what that was.
+_inputs: dict[Path, tuple[Callable[[], object], object]] = {}
+
+
+def watch(path: Path, current: Callable[[], object]) -> None:
+    """Let `check_inputs` see whether what an input holds, now `current()`, stays the same."""
+    _inputs[path] = current, current()
+
+
+def check_inputs() -> None:
+    """Make sure that no input has changed since it was read.
+
+    DVC records the inputs of a stage as they are when the stage ends: what was computed from
+    older ones would pass for a result of the newer ones.
+
+    Raises:
+        UserError: a source, a parameter or a file that was read is another one now.
+
+    """
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    for path, (current, before) in _inputs.items():
+        if path.suffix != ".py" or str(path) in loaded:
+            try:
+                now = current()
+            except (OSError, UserError):
+                now = None
+            if now != before:
+                raise UserError(f"{path}: changed while the stage ran; run `dvc repro` again")
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an input."""
+    content = path.read_bytes()
+    _inputs[path] = path.read_bytes, content
+    return content
 
 
 def write(path: Path, content: bytes) -> None:
@@ -48,7 +86,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Read what `write_json` wrote; a file that is not JSON, or lacks a key, raises UserError."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path))
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     for key in keys:
@@ -86,7 +124,7 @@ def read_csv(path: Path, *columns: str, text: Collection[str] = ()) -> pd.DataFr
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(io.BytesIO(read(path)))
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: not a table: {' '.join(str(error).split())}") from None
     for column in columns:
@@ -114,8 +152,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     try:
-        # Opened here: NumPy leaves a file that is no archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(read(path)), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
@@ -138,3 +175,8 @@ def write_figure(path: Path, figure: Figure) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write(path, buffer.getvalue())
+
+
+# All sources, now that the first is loaded; a stage answers for those that it comes to load.
+for _source in Path(__file__).parents[1].rglob("*.py"):
+    watch(_source, _source.read_bytes)

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 
+from experiment import files
 from experiment.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -271,6 +272,7 @@ def read_params(declared: Sequence[str], path: Path = PARAMS_FILE) -> Params:
     ]
     if problems:
         raise UserError("\n".join(f"{path}: {_describe(problem)}" for problem in problems))
+    files.watch(path, lambda: _pick(_load(path), declared))
     return cast(Params, _only(Params, declared).model_validate(_pick(raw, declared)))
 
 

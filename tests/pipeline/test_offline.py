@@ -1,0 +1,101 @@
+"""No stage unpickles anything, uses a network, or extracts an archive."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from project import ROOT, Project
+
+# What Python announces of itself (docs.python.org/3/library/audit_events.html), for every process
+# that is started with this file on its path.
+AUDIT = """
+import os, sys
+
+FORBIDDEN = (
+    "pickle.find_class", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname",
+    "socket.sendto", "urllib.Request", "http.client.connect", "ftplib.connect",
+    "shutil.unpack_archive", "tarfile.extract", "tarfile.extractall", "zipfile.extract",
+)
+
+def hook(event, arguments):
+    if event in FORBIDDEN:
+        with open(os.environ["AUDIT_LOG"], "a") as log:
+            log.write(f"{event} {arguments!r}\\n")
+
+sys.addaudithook(hook)
+"""
+
+
+@pytest.mark.parametrize(
+    "stage", ["fetch_data", "tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"]
+)
+def test_a_stage_neither_unpickles_nor_connects(
+    project: Project, finished: Project, stage: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AUDIT)
+    log = tmp_path / "audit.log"
+    shutil.rmtree(project.folder / ".scratch")
+
+    project.run(
+        "sh",
+        "-c",
+        project.stages()[stage]["cmd"],
+        PYTHONPATH=str(tmp_path),
+        AUDIT_LOG=str(log),
+    )
+
+    assert not log.exists(), log.read_text()
+    assert project.read() == finished.read()
+
+
+def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AUDIT)
+    log = tmp_path / "audit.log"
+    code = "import pickle, decimal; pickle.loads(pickle.dumps(decimal.Decimal(1)))"
+
+    project.run("python", "-c", code, PYTHONPATH=str(tmp_path), AUDIT_LOG=str(log))
+
+    assert "pickle.find_class" in log.read_text()
+
+
+def test_a_run_needs_no_network(project: Project, finished: Project) -> None:
+    denied = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False)
+    if denied.returncode:
+        pytest.skip("network namespaces are not allowed here")
+    shutil.rmtree(project.folder / ".scratch")
+
+    project.run(
+        "unshare",
+        "-rn",
+        "sh",
+        "-c",
+        "python -m dvc repro -f -s fetch_data && python -m dvc repro -f -s tune_adam",
+        EXPERIMENT_WORKERS="2",
+    )
+
+    assert project.read() == finished.read()
+
+
+UNSAFE = re.compile(
+    r"\bpickle\.|\bimport pickle|cloudpickle|joblib|allow_pickle=True|weights_only=False"
+    r"|yaml\.(load|unsafe_load|full_load)\(|YAML\(typ=.unsafe|\beval\(|\bexec\(|extractall"
+    r"|urlopen|urlretrieve|requests\.|shell=True"
+)
+
+
+def test_the_sources_name_nothing_unsafe() -> None:
+    sources = sorted((ROOT / "stages").rglob("*.py"))
+    found = {
+        f"{source.relative_to(ROOT)}: {line.strip()}"
+        for source in sources
+        for line in source.read_text().splitlines()
+        if UNSAFE.search(line)
+    }
+    assert found == set()
+    for source in sources:
+        for call in re.findall(r"(?:torch|np)\.load\([^\n]*", source.read_text()):
+            assert "weights_only=True" in call or "allow_pickle=False" in call
