@@ -31,12 +31,12 @@ LOWER_IS_BETTER = {
 
 
 def read_both(suffix: str, *columns: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A table of both optimizers' replicates, Adam's first, a row each."""
+    """A table of both optimizers' replicates, Adam's first."""
     tables = []
     for optimizer in ("adam", "lrg_adam"):
         path = Path(f"metrics/replicates/{optimizer}{suffix}.csv")
         table = files.read_csv(path, "replicate", *columns)
-        if len(table) < 2 or not np.isfinite(table).all(axis=None):
+        if table["replicate"].nunique() < 2 or not np.isfinite(table).all(axis=None):
             raise UserError(f"{path}: allowed: two replicates or more, all numbers finite")
         tables.append(table.set_index("replicate"))
     if not tables[0].index.equals(tables[1].index):
@@ -93,12 +93,15 @@ def outcomes(params: Params) -> tuple[dict[str, object], dict[str, object]]:
 
 def epochs_to_targets(params: Params) -> list[dict[str, object]]:
     """How soon both reach each target; the margin is the same share, of all epochs."""
-    adam, lrg_adam = read_both("_validation_loss", "epoch_0")
+    adam, lrg_adam = (
+        table.pivot(columns="epoch", values="validation_loss").to_numpy()
+        for table in read_both("_validation_loss", "epoch", "validation_loss")
+    )
     rows = []
     for target in params.compare.targets:
         found = compare_epochs_to_target(
-            lrg_adam.to_numpy(),
-            adam.to_numpy(),
+            lrg_adam,
+            adam,
             target,
             margin=params.compare.margin * (adam.shape[1] - 1),
             rng=stream(params.seed, "compare", f"epochs to {target}"),

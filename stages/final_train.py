@@ -41,11 +41,16 @@ def history(curves: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def curve_of_each(curves: np.ndarray) -> pd.DataFrame:
-    """A row a replicate: its loss before training and after every epoch."""
-    table = pd.DataFrame(curves, columns=[f"epoch_{epoch}" for epoch in range(curves.shape[1])])
-    table.insert(0, "replicate", range(len(table)))
-    return table
+def curve_of_each(losses: np.ndarray) -> pd.DataFrame:
+    """A row for each replicate and epoch, the first before training."""
+    replicates, epochs = np.indices(losses.shape)
+    return pd.DataFrame(
+        {
+            "replicate": replicates.ravel(),
+            "epoch": epochs.ravel(),
+            "validation_loss": losses.ravel(),
+        }
+    )
 
 
 def summary(replicates: pd.DataFrame) -> dict[str, float]:
