@@ -3,6 +3,8 @@
 from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
 
 # isort: split
+from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,16 @@ import pandas as pd
 
 from experiment import files, versions
 from experiment.errors import UserError
-from experiment.params import read_params
+from experiment.params import Params, read_params
 from experiment.randomness import stream
-from experiment.statistics import compare_paired
+from experiment.statistics import (
+    Comparison,
+    compare_epochs_to_target,
+    compare_paired,
+    correct_family,
+)
 
-READS = ("seed", "compare.margin")
+READS = ("seed", "compare.margin", "compare.targets")
 LOWER_IS_BETTER = {
     "test_loss": True,
     "test_accuracy": False,
@@ -23,38 +30,102 @@ LOWER_IS_BETTER = {
 }
 
 
-def read_outcomes(optimizer: str) -> pd.DataFrame:
-    """The outcomes of an optimizer's replicates, a row each."""
-    path = Path(f"metrics/replicates/{optimizer}.csv")
-    table = files.read_csv(path, "replicate", *LOWER_IS_BETTER)
-    if len(table) < 2 or not np.isfinite(table).all(axis=None):
-        raise UserError(f"{path}: allowed: two replicates or more, all numbers finite")
-    return table
+def read_both(suffix: str, *columns: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A table of both optimizers' replicates, Adam's first."""
+    tables = []
+    for optimizer in ("adam", "lrg_adam"):
+        path = Path(f"metrics/replicates/{optimizer}{suffix}.csv")
+        table = files.read_csv(path, "replicate", *columns)
+        if table["replicate"].nunique() < 2 or not np.isfinite(table).all(axis=None):
+            raise UserError(f"{path}: allowed: two replicates or more, all numbers finite")
+        tables.append(table.set_index("replicate"))
+    if not tables[0].index.equals(tables[1].index):
+        raise UserError(
+            f"metrics/replicates: adam{suffix}.csv and lrg_adam{suffix}.csv hold other replicates"
+        )
+    return tables[0], tables[1]
 
 
-def main() -> None:
-    """Write metrics/comparison.json."""
-    params = read_params(READS)
-    adam, lrg_adam = read_outcomes("adam"), read_outcomes("lrg_adam")
-    if not adam["replicate"].equals(lrg_adam["replicate"]):
-        raise UserError("metrics/replicates: adam.csv and lrg_adam.csv hold other replicates")
-    comparison: dict[str, object] = {"pairs": len(adam)}
-    for measure, lower_is_better in LOWER_IS_BETTER.items():
-        found = compare_paired(
+def statistics(found: Comparison) -> dict[str, object]:
+    """All that one comparison found; what is not defined is null."""
+    values = asdict(found) | {"verdict": found.verdict}
+    return {
+        name: None if isinstance(value, float) and not isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def outcomes(params: Params) -> tuple[dict[str, object], dict[str, object]]:
+    """The comparison of every measure, in short and with all its statistics.
+
+    The verdicts in short are Holm-corrected: the measures are one family.
+    """
+    adam, lrg_adam = read_both("", *LOWER_IS_BETTER)
+    single = [
+        compare_paired(
             lrg_adam[measure],
             adam[measure],
             margin=params.compare.margin * adam[measure].mean(),
             lower_is_better=lower_is_better,
             rng=stream(params.seed, "compare", measure),
         )
-        comparison[measure] = {
+        for measure, lower_is_better in LOWER_IS_BETTER.items()
+    ]
+    short: dict[str, object] = {"pairs": len(adam)}
+    details: dict[str, object] = {}
+    for measure, alone, corrected in zip(
+        LOWER_IS_BETTER, single, correct_family(single), strict=True
+    ):
+        short[measure] = {
             "adam": float(adam[measure].mean()),
             "lrg_adam": float(lrg_adam[measure].mean()),
-            "difference": found.mean_difference,
-            "interval_95": [found.low, found.high],
-            "verdict": found.verdict,
+            "difference": alone.mean_difference,
+            "interval_95": [alone.low, alone.high],
+            "verdict": corrected.verdict,
         }
-    files.write_json(Path("metrics/comparison.json"), comparison)
+        details[measure] = statistics(alone) | {
+            "p_value_holm": corrected.p_value,
+            "equivalence_p_value_holm": corrected.equivalence_p_value,
+            "verdict_holm": corrected.verdict,
+        }
+    return short, details
+
+
+def epochs_to_targets(params: Params) -> list[dict[str, object]]:
+    """How soon both reach each target; the margin is the same share, of all epochs."""
+    adam, lrg_adam = (
+        table.pivot(columns="epoch", values="validation_loss").to_numpy()
+        for table in read_both("_validation_loss", "epoch", "validation_loss")
+    )
+    rows = []
+    for target in params.compare.targets:
+        found = compare_epochs_to_target(
+            lrg_adam,
+            adam,
+            target,
+            margin=params.compare.margin * (adam.shape[1] - 1),
+            rng=stream(params.seed, "compare", f"epochs to {target}"),
+        )
+        rows.append(
+            {
+                "target_validation_loss_nats": target,
+                "adam_share_reaching": found.baseline_reached,
+                "lrg_adam_share_reaching": found.treatment_reached,
+                "adam_mean_epochs": found.baseline_mean,
+                "lrg_adam_mean_epochs": found.treatment_mean,
+                "difference_epochs": found.epochs and statistics(found.epochs),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Write metrics/comparison.json and metrics/comparison_details.json."""
+    params = read_params(READS)
+    short, details = outcomes(params)
+    details["epochs_to_target"] = epochs_to_targets(params)
+    files.write_json(Path("metrics/comparison.json"), short)
+    files.write_json(Path("metrics/comparison_details.json"), details)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from experiment import errors  # First: it fixes the arithmetic before torch and
 from experiment import data, files, versions
 from experiment.params import read_params
 
-READS = ("data.train", "data.validation")
+READS = ("data.train", "data.validation", "data.shuffle")
 
 
 def main() -> None:

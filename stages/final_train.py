@@ -13,7 +13,7 @@ import torch
 from experiment import files, versions
 from experiment.data import Dataset
 from experiment.errors import UserError
-from experiment.optimizers import FACTORIES
+from experiment.outcomes import outcomes
 from experiment.params import read_params
 from experiment.statistics import mean_interval
 from experiment.training import Group, Setting, train_group
@@ -22,6 +22,7 @@ from experiment.work import Work
 READS = (
     "seed",
     "device",
+    "model.name",
     "model.hidden",
     "training.epochs",
     "training.batch_size",
@@ -40,18 +41,14 @@ def history(curves: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def outcomes(curves: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A row a replicate: where its training ended, and its best epoch on the validation set."""
-    validation = curves["validation_loss"]
+def curve_of_each(losses: np.ndarray) -> pd.DataFrame:
+    """A row for each replicate and epoch, the first before training."""
+    replicates, epochs = np.indices(losses.shape)
     return pd.DataFrame(
         {
-            "replicate": np.arange(len(validation)),
-            "train_loss": curves["train_loss"][:, -1],
-            "validation_loss": validation[:, -1],
-            "best_validation_loss": validation.min(axis=1),
-            "best_epoch": validation.argmin(axis=1),
-            "test_loss": curves["test_loss"],
-            "test_accuracy": curves["test_accuracy"],
+            "replicate": replicates.ravel(),
+            "epoch": epochs.ravel(),
+            "validation_loss": losses.ravel(),
         }
     )
 
@@ -96,12 +93,16 @@ def main(optimizer: str) -> None:
         files.write_tensors(Path(f"models/{optimizer}.pt"), weights)
         files.write_csv(Path(f"plots/history/{optimizer}.csv"), history(curves))
         files.write_csv(Path(f"metrics/replicates/{optimizer}.csv"), replicates)
+        files.write_csv(
+            Path(f"metrics/replicates/{optimizer}_validation_loss.csv"),
+            curve_of_each(curves["validation_loss"]),
+        )
         files.write_json(Path(f"metrics/{optimizer}.json"), summary(replicates))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("optimizer", choices=FACTORIES)
+    parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
     with errors.reported(), files.inputs_unchanged():
         versions.check()
         main(parser.parse_args().optimizer)

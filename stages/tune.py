@@ -14,7 +14,6 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from experiment import files, versions
 from experiment.data import Dataset
 from experiment.errors import UserError
-from experiment.optimizers import FACTORIES
 from experiment.params import Params, read_params
 from experiment.training import Setting
 from experiment.tuning import Hyperparameters, Space, TrialTask, evaluate_trial, on_boundary, search
@@ -23,6 +22,7 @@ from experiment.work import Work
 READS = (
     "seed",
     "device",
+    "model.name",
     "model.hidden",
     "training.epochs",
     "training.batch_size",
@@ -94,7 +94,7 @@ def main(optimizer: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("optimizer", choices=FACTORIES)
+    parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
     with errors.reported(), files.inputs_unchanged():
         versions.check()
         main(parser.parse_args().optimizer)

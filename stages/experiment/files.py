@@ -10,7 +10,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,13 +122,12 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_csv(path: Path, *columns: str) -> pd.DataFrame:
-    """Read the columns of a table that `write_csv` wrote.
+def read_csv(path: Path, *columns: str, text: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table that `write_csv` wrote; columns in `text` need not hold numbers.
 
     Raises:
-        UserError: the file is no such table, lacks one of the columns, or holds in one of them
-            what is not a number; an empty field is one, NaN.
-
+        UserError: the file is no such table, has no rows, lacks one of `columns`, or holds in a
+            column what is not a number; an empty field is one, NaN.
     """
     import pandas as pd
 
@@ -139,11 +138,12 @@ def read_csv(path: Path, *columns: str) -> pd.DataFrame:
     for column in columns:
         if column not in table:
             raise UserError(f"{path}: no column {column}")
+    for column in table.columns.difference(list(text)):
         if not pd.api.types.is_numeric_dtype(table[column]):
             raise UserError(f"{path}: column {column}: not all numbers")
     if table.empty:
         raise UserError(f"{path}: no rows")
-    return table[list(columns)]
+    return table
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

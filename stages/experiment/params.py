@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ from experiment.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 PUBLISHED_TRAINING_ROWS = 4000
+CNN_WEIGHTS = 5210  # of the published convolutional network
 LENGTH = 40  # of a sample
 CLASSES = 10
 
@@ -44,6 +45,10 @@ Real = Annotated[float, BeforeValidator(_refuse_bool)]
 
 def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
     return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
+
+
+LearningRate = Annotated[Real, Field(ge=1e-8, le=10)]
+ModelName = Literal["mlp", "logistic", "cnn"]
 
 
 class _Section(BaseModel):
@@ -77,11 +82,13 @@ class Data(_Section):
 
     train: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
     validation: Whole = _whole(1, PUBLISHED_TRAINING_ROWS - 1)
+    shuffle: bool = Field(strict=True, description="true or false")
 
 
 class Model(_Section):
     """The network."""
 
+    name: ModelName = Field(description="mlp, logistic or cnn")
     hidden: list[Annotated[Whole, Field(ge=1, le=4096)]] = Field(
         min_length=1, max_length=8, description="a list of 1 to 8 whole numbers from 1 to 4096"
     )
@@ -89,8 +96,9 @@ class Model(_Section):
     @property
     def matrix_side(self) -> int:
         """Side n of the smallest square matrix that holds the network's gradient."""
-        layers = pairwise([LENGTH, *self.hidden, CLASSES])
-        return math.isqrt(sum((inputs + 1) * outputs for inputs, outputs in layers) - 1) + 1
+        layers = pairwise([LENGTH, *(self.hidden if self.name == "mlp" else []), CLASSES])
+        weights = sum((inputs + 1) * outputs for inputs, outputs in layers)
+        return math.isqrt((CNN_WEIGHTS if self.name == "cnn" else weights) - 1) + 1
 
 
 class Training(_Section):
@@ -121,6 +129,82 @@ class Compare(_Section):
     """What counts as a difference."""
 
     margin: Real = Field(gt=0, lt=1, description="a number above 0 and below 1")
+    targets: list[Annotated[Real, Field(gt=0)]] = Field(
+        min_length=1, description="a list of numbers above 0"
+    )
+
+
+class Arm(_Section):
+    """An optimizer in one setting, compared with others over the same replicates."""
+
+    study: str = Field(pattern="^[a-z][a-z0-9_]*$", description="the name of a study")
+    label: str = Field(min_length=1, description="how tables and figures call it")
+    optimizer: str = Field(
+        pattern="^[a-z][a-z0-9_]*$",
+        description="the name of a module in stages/experiment/optimizers",
+    )
+    hyperparameters: dict[str, Whole | Real | str] = Field(
+        default={}, description="arguments of the optimizer other than lr, by their names"
+    )
+    against: list[str] = Field(default=[], description="a list of arms to compare it with")
+    model: ModelName | None = Field(default=None, description="mlp, logistic or cnn")
+    shuffle: bool = Field(default=False, strict=True, description="true or false")
+    noise: Real = Field(default=1, ge=0, le=100, description="a number from 0 to 100")
+    lrs: list[LearningRate] | None = Field(
+        default=None, min_length=1, description="a list of numbers from 1e-8 to 10"
+    )
+    tuning_replicates: Whole | None = Field(
+        default=None, ge=1, le=1_000, description="a whole number from 1 to 1000"
+    )
+    replicates: Whole | None = Field(
+        default=None, ge=2, le=10_000, description="a whole number from 2 to 10000"
+    )
+
+
+class Gradients(_Section):
+    """The look at gradients along the trajectories of Adam and LRG-Adam."""
+
+    trajectories: list[str] = Field(min_length=1, description="a list of arms")
+    ranks: list[Annotated[Whole, Field(ge=1, le=100_000)]] = Field(
+        min_length=1, description="a list of whole numbers from 1"
+    )
+    epochs: list[Annotated[Whole, Field(ge=1, le=10_000)]] = Field(
+        min_length=1, description="a list of whole numbers from 1"
+    )
+    replicates: Whole = _whole(2, 1_000)
+    group: Whole = _whole(1, 1_000)
+    batches: Whole = _whole(1, 1_000)
+    fresh_samples: Whole = _whole(100, 1_000_000)
+
+
+class Published(_Section):
+    """The published protocol, repeated with many seeds of its sampler."""
+
+    samplers: Whole = _whole(2, 10_000)
+    group: Whole = _whole(1, 1_000)
+    trials: Whole = _whole(1, 10_000)
+    tune_samples: Whole = _whole(1, PUBLISHED_TRAINING_ROWS)
+    tune_epochs: Whole = _whole(1, 10_000)
+    tune_batch_size: Whole = _whole(1, PUBLISHED_TRAINING_ROWS)
+    epochs: Whole = _whole(1, 10_000)
+    batch_size: Whole = _whole(1, PUBLISHED_TRAINING_ROWS)
+    lr: LearningRates
+    rank: Ranks
+    training_samples: list[Annotated[Whole, Field(ge=1, le=PUBLISHED_TRAINING_ROWS)]] = Field(
+        min_length=1, description=f"a list of whole numbers from 1 to {PUBLISHED_TRAINING_ROWS}"
+    )
+
+
+class Studies(_Section):
+    """The studies beside the main comparison."""
+
+    lrs: list[LearningRate] = Field(min_length=1, description="a list of numbers from 1e-8 to 10")
+    tuning_replicates: Whole = _whole(1, 1_000)
+    replicates: Whole = _whole(2, 10_000)
+    group: Whole = _whole(1, 1_000)
+    arms: dict[str, Arm] = Field(description="arms by their names")
+    gradients: Gradients
+    published: Published
 
 
 class Params(_Section):
@@ -139,6 +223,7 @@ class Params(_Section):
     tune: Tune
     final_train: FinalTrain
     compare: Compare
+    studies: Studies
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -148,7 +233,8 @@ class Params(_Section):
             "training.batch_size": (self.training.batch_size, self.data.train, "data.train"),
         }
         side = self.model.matrix_side
-        why = f"the side of the gradient matrix of model.hidden = {self.model.hidden}"
+        layers = f", hidden = {self.model.hidden}" if self.model.name == "mlp" else ""
+        why = f"the side of the gradient matrix of model.name = {self.model.name}{layers}"
         if self.rank is None:
             limits["tune.rank.high"] = (self.tune.rank.high, side, why)
         else:
@@ -249,13 +335,18 @@ def _describe(problem: ErrorDetails) -> str:
 def _annotation(key: str) -> Any:  # noqa: ANN401 - a model or the type of a leaf
     model: Any = Params
     for name in filter(None, key.split(".")):
-        model = model.model_fields[name].annotation
+        # A mapping has its own names, and values of one type.
+        values = get_args(model)[1:] if get_origin(model) is dict else ()
+        model = values[0] if values else model.model_fields[name].annotation
     return model
 
 
 def _allowed(key: str) -> str:
     section, _, name = key.rpartition(".")
-    field = _annotation(section).model_fields[name]
+    parent = _annotation(section)
+    if get_origin(parent) is dict:
+        return f"a section with {', '.join(get_args(parent)[1].model_fields)}"
+    field = parent.model_fields[name]
     return field.description or f"a section with {', '.join(field.annotation.model_fields)}"
 
 

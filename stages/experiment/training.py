@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from experiment import progress
-from experiment.network import MLP, Weights, sample_losses
-from experiment.optimizers import FACTORIES
+from experiment.network import Network, Weights, build, sample_losses
+from experiment.optimizers import factory
 from experiment.randomness import stream
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from experiment.work import Result
 
 
-Hyperparameters = Mapping[str, float | int]
+Hyperparameters = Mapping[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Setting:
     device: str
     seed: int
     purpose: str  # names the random streams: replicate 0 of two purposes are strangers
+    model: str = "mlp"  # a name that `experiment.network.build` knows
+    noise: float = 1.0  # factor on what sets a batch's gradient apart from that of all samples
 
     @classmethod
     def of(
@@ -46,6 +48,7 @@ class Setting:
         return cls(
             optimizer=optimizer,
             hyperparameters=hyperparameters,
+            model=params.model.name,
             hidden=tuple(params.model.hidden),
             epochs=params.training.epochs,
             batch_size=params.training.batch_size,
@@ -55,9 +58,9 @@ class Setting:
         )
 
     @property
-    def network(self) -> MLP:
+    def network(self) -> Network:
         """The network that is trained."""
-        return MLP(self.hidden)
+        return build(self.model, self.hidden)
 
 
 class Scores(NamedTuple):
@@ -67,11 +70,22 @@ class Scores(NamedTuple):
     accuracy: Tensor
 
 
-def train(setting: Setting, data: Split, replicates: Sequence[int]) -> Iterator[Weights]:
+def train(
+    setting: Setting,
+    data: Split,
+    replicates: Sequence[int],
+    watch: Callable[[Weights], None] | None = None,
+) -> Iterator[Weights]:
     """Train the replicates together, each a model of its own.
 
     A replicate is a number that fixes initial weights and batch order. Both come from streams
     named by it and not by the optimizer, so that replicate r of two optimizers is a pair.
+
+    Args:
+        setting: what is trained, and how.
+        data: the training samples.
+        replicates: their numbers.
+        watch: called before every step with the weights, whose `.grad` is the batch's gradient.
 
     Yields:
         The weights, each (R, ...), before training and after every epoch: epochs + 1 times.
@@ -86,21 +100,27 @@ def train(setting: Setting, data: Split, replicates: Sequence[int]) -> Iterator[
             [stream(setting.seed, setting.purpose, r, "weights") for r in replicates]
         ).items()
     }
-    optimizer = FACTORIES[setting.optimizer](weights.values(), **setting.hyperparameters)
+    optimizer = factory(setting.optimizer)(weights.values(), **setting.hyperparameters)
     orders = [stream(setting.seed, setting.purpose, r, "batches") for r in replicates]
     yield weights
     for _ in range(setting.epochs):
         order = torch.from_numpy(np.stack([o.permutation(len(y)) for o in orders]))
         for batch in order.to(setting.device).split(setting.batch_size, dim=1):
             optimizer.zero_grad()
+            losses = sample_losses(network.logits(weights, x[batch]), y[batch]).mean(1)
+            if setting.noise != 1:
+                everything = sample_losses(network.logits(weights, x), y).mean(1)
+                losses = setting.noise * losses + (1 - setting.noise) * everything
             # A sum over replicates, none of which shares a weight: each gets its own gradient.
-            sample_losses(network.logits(weights, x[batch]), y[batch]).mean(1).sum().backward()
+            losses.sum().backward()
+            if watch is not None:
+                watch(weights)
             optimizer.step()
         yield weights
 
 
 @torch.no_grad()
-def evaluate(network: MLP, weights: Weights, data: Split) -> Scores:
+def evaluate(network: Network, weights: Weights, data: Split) -> Scores:
     """Score every replicate on all samples, means over samples."""
     device = next(iter(weights.values())).device
     x, y = (torch.from_numpy(array).to(device) for array in data)
@@ -120,13 +140,12 @@ class Group:
     size: int
 
 
-def train_group(data: Dataset, group: Group) -> Result:
-    """Train a group and keep all that is reported of it.
+def train_curves(data: Dataset, group: Group) -> Result:
+    """Train a group without a look at the test set.
 
     Returns:
         `train_loss`, `validation_loss` and `validation_accuracy`, each (R, epochs + 1), from
-        before training to after the last epoch; `test_loss` and `test_accuracy` (R,) after the
-        last epoch, the one time that the test set is looked at; and the last weights.
+        before training to after the last epoch; and the last weights.
 
     """
     network = group.setting.network
@@ -142,10 +161,22 @@ def train_group(data: Dataset, group: Group) -> Result:
         curves["train_loss"].append(evaluate(network, weights, data.train).loss)
         curves["validation_loss"].append(validation.loss)
         curves["validation_accuracy"].append(validation.accuracy)
-    test = evaluate(network, weights, data.test)
     return {
         **{name: torch.stack(values, dim=1) for name, values in curves.items()},
-        "test_loss": test.loss,
-        "test_accuracy": test.accuracy,
         **{name: tensor.detach().cpu() for name, tensor in weights.items()},
     }
+
+
+def train_group(data: Dataset, group: Group) -> Result:
+    """Train a group and keep all that is reported of it.
+
+    Returns:
+        What `train_curves` returns; and `test_loss` and `test_accuracy` (R,) after the last
+        epoch, the one time that the test set is looked at.
+
+    """
+    result = train_curves(data, group)
+    network = group.setting.network
+    weights = {name: result[name].to(group.setting.device) for name in network.shapes}
+    test = evaluate(network, weights, data.test)
+    return {**result, "test_loss": test.loss, "test_accuracy": test.accuracy}

@@ -1,5 +1,5 @@
 """Adam on the best rank-k approximation of the whole gradient."""
 
-from .optimizer import LRGAdam
+from .optimizer import LRGAdam, MatrixInfo
 
-__all__ = ["LRGAdam"]
+__all__ = ["LRGAdam", "MatrixInfo"]

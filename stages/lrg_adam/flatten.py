@@ -35,11 +35,11 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
 
 
 def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list[Tensor]:
-    """Undo :func:`to_square`: contiguous tensors, views of ``matrix`` where that is possible.
+    """Undo :func:`to_square`, dropping the padding.
 
     Args:
         matrix: a contiguous tensor of shape ``(*batch, n, n)``.
-        like: tensors whose shapes, dtypes and devices the results take; the padding is dropped.
+        like: tensors that the results resemble, see :func:`resembling`.
         batch_dims: the number of leading axes of ``matrix`` and of every tensor in ``like``.
 
     """
@@ -47,7 +47,15 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]
     padding = flat.shape[-1] - sum(sizes)
     pieces = flat.split([*sizes, padding], dim=-1)
-    # Contiguous, since the fused Adam of the CPU takes a gradient's strides for its parameter's.
-    return [
-        piece.reshape(t.shape).to(t).contiguous() for piece, t in zip(pieces, like, strict=False)
-    ]
+    return [resembling(piece, t) for piece, t in zip(pieces, like, strict=False)]
+
+
+def resembling(tensor: Tensor, like: Tensor) -> Tensor:
+    """Give ``tensor`` the shape, dtype, device and strides of ``like``, as a view if possible.
+
+    The strides matter: on the CPU the fused Adam takes those of a gradient for its parameter's.
+    """
+    tensor = tensor.reshape(like.shape).to(like)
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like).copy_(tensor)

@@ -1,11 +1,11 @@
 """Rank-k approximation of matrices ``(..., m, n)``: pure functions of tensors.
 
 Every function takes real float32 or float64 matrices and a rank ``0 < k < min(m, n)``, treats
-leading axes as a stack of independent matrices, and returns an :class:`Approximation`. No left
-singular vectors
-are needed for the best approximation: with ``V`` the ``k`` leading right singular vectors of ``G``
-it is ``(G V) V^T`` (Eckart and Young, 1936). Any other orthonormal ``V`` gives a contraction, so an
-inexact basis costs captured energy and nothing else.
+leading axes as a stack of independent matrices, and returns an :class:`Approximation`.
+
+No left singular vectors are needed for the best one: with ``V`` the ``k`` leading right singular
+vectors of ``G`` it is ``(G V) V^T`` (Eckart and Young, 1936). Any other orthonormal ``V`` gives a
+contraction, so an inexact basis costs captured energy and nothing else.
 
 A matrix with a NaN or infinite entry gives an approximation that is NaN throughout; the other
 matrices of its stack are not affected.
@@ -22,6 +22,9 @@ _EXACT = 4 * torch.finfo(torch.float32).eps
 
 # Share of the energy left out below which float32 eigenvectors are not good enough.
 _DELICATE = 1e-4
+
+# Squared norms for which float32 holds all squares that matter; float64 holds those of any float32.
+_SQUARES = (1e-25, 1e30)
 
 # The filtered iteration pays from this side on, if n is this many times the size of its block.
 _FILTER_MIN_SIDE = 512
@@ -70,12 +73,12 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     no more than that of a float32 SVD does, some units of ``eps`` times :math:`\|G\|_F`. Rounding
     ``C`` mixes only eigenvectors whose eigenvalues differ by about as little, so that it costs
     little energy. Where the energy left out is itself little, because the matrix nearly has rank
-    ``k``, it would cost more, and ``C`` is formed and decomposed again in float64. A float64 matrix
-    has no wider type to be squared in and goes to :func:`svd`.
+    ``k``, it would cost more, and ``C`` is formed and decomposed again in float64; so it is where
+    float32 cannot hold the squares. A float64 matrix has no wider type and goes to :func:`svd`.
 
-    For a small ``k`` of a large matrix a filtered subspace iteration finds the eigenvectors several
-    times faster. Its result is accepted only with the proof of :func:`excess_energy`; a matrix for
-    which there is none is decomposed in full.
+    For a small ``k`` of a large matrix a filtered subspace iteration finds the eigenvectors in a
+    fraction of the time. Its result is accepted only with a proof that it is optimal for ``C``, see
+    :func:`excess_energy`; a matrix for which there is none is decomposed in full.
 
     Raises:
         torch.linalg.LinAlgError: if a full decomposition fails in two ways.
@@ -88,26 +91,34 @@ def gram(matrix: Tensor, k: int) -> Approximation:
         return transposed._replace(matrix=transposed.matrix.mT)
     g = matrix.reshape(-1, *matrix.shape[-2:])
     n = g.shape[-1]
-    largest = g.abs().amax((-2, -1), keepdim=True)
-    finite = largest.isfinite()
-    # So that squares neither overflow nor vanish; by a power of two, which rounds nothing.
-    exponent = largest.where(finite, 1).frexp().exponent.clamp(-126, 126)
-    unit = g * torch.ldexp(torch.ones_like(largest), -exponent)
-    unit.masked_fill_(~finite, 0)
+    c = g.mT @ g
+    energy = _trace(c)
+    usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # and not NaN
+    c.masked_fill_(~usable[:, None, None], 0)
     block = k + max(8, k // 2 + 2)
     filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
-    retries = 0
+    fallbacks = retries = 0
     if filtered:
-        v, proven = _filtered_eigenvectors(unit, k, block)
+        v, proven = _filtered_eigenvectors(c, k, block)
         pending = (~proven).nonzero().squeeze(-1)
-        if len(pending) > 0:
-            v[pending], retries = _all_eigenvectors(unit[pending], k)
+        fallbacks = len(pending)
+        if fallbacks > 0:
+            v[pending], retries = _all_eigenvectors(c[pending], k)
     else:
-        v, retries = _all_eigenvectors(unit, k)
-    del unit
-    v = v.where(finite, torch.nan)
-    result = (_times(g, v) @ v.mT).view_as(matrix)
-    return Approximation(result, retries=retries, fallbacks=len(pending) if filtered else 0)
+        v, retries = _all_eigenvectors(c, k)
+
+    kept = (v * (c @ v)).sum((-2, -1))
+    del c
+    delicate = (~usable | (kept >= (1 - _DELICATE) * energy)).nonzero().squeeze(-1)
+    if len(delicate) > 0:
+        wide = g[delicate].double()
+        wide = wide.mT @ wide
+        finite = _trace(wide).isfinite()[:, None, None]
+        found, again = _all_eigenvectors(wide.where(finite, 0), k)
+        v = v.index_copy(0, delicate, found.where(finite, torch.nan).to(v.dtype))
+        retries += again
+    result = ((g @ v) @ v.mT).view_as(matrix)
+    return Approximation(result, retries=retries, fallbacks=fallbacks)
 
 
 def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Approximation:
@@ -130,8 +141,8 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
     """
     v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:])
     for _ in range(iterations):
-        q = _orthonormal(_times(matrix, v.to(matrix.dtype)))[0].to(matrix.dtype)
-        v = _times(matrix.mT, q)
+        q = _orthonormal(matrix @ v.to(matrix.dtype))[0].to(matrix.dtype)
+        v = matrix.mT @ q
     # Order the r directions by the energy they hold, to keep the k best: subspace iteration again,
     # on the small r x r matrix, because eigh would synchronise. Near-ties that two steps leave
     # unsorted hold nearly the same energy, so it does not matter which of them are kept.
@@ -255,7 +266,7 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
         The bound ``(...)``, infinite where the factorisation shows :math:`\mu` to be too small.
 
     """
-    cv = _times(c, v)
+    cv = c @ v
     theta = (v * cv).sum(-2)
     scaled = v * theta[..., None, :]
     residual = torch.linalg.vector_norm(cv - scaled, dim=(-2, -1))[..., None]
@@ -290,7 +301,8 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     wide = matrix.double()
     c = wide @ wide.mT
     v = _orthonormal(left)[0]
-    theta, rotation = torch.linalg.eigh(v.mT @ _times(c, v))
+    # Not to hand LAPACK a NaN, which it may not survive; the bound is NaN all the same.
+    theta, rotation = torch.linalg.eigh((v.mT @ (c @ v)).nan_to_num(0, 0, 0))
     energy = _trace(c)
     error = (energy - theta.sum(-1)).clamp(min=0)  # squared, as is all that follows
     budget = error * (1 - (1 + aim) ** -2) / 2
@@ -302,43 +314,30 @@ def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
     return ratio.masked_fill(error <= energy * _EXACT**2, 0)
 
 
-def _all_eigenvectors(unit: Tensor, k: int) -> tuple[Tensor, int]:
-    """Leading right singular vectors of float32 matrices, and how many needed a retry."""
-
-    def leading(g: Tensor) -> tuple[Tensor, Tensor, int]:
-        c = g.mT @ g
-        v, retries = _with_retry(
-            lambda c: torch.linalg.eigh(c).eigenvectors[..., -k:],
-            lambda c: torch.linalg.svd(c.double()).U[..., :k].to(c.dtype),
-            c,
-        )
-        kept = (v * _times(c, v)).sum((-2, -1))
-        return v, kept >= (1 - _DELICATE) * _trace(c), retries
-
-    v, delicate, retries = leading(unit)
-    index = delicate.nonzero().squeeze(-1)
-    if len(index) > 0:
-        wide, _, again = leading(unit[index].double())
-        v = v.index_copy(0, index, wide.float())
-        retries += again
-    return v, retries
+def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, int]:
+    """Leading eigenvectors of Gram matrices by ``eigh``, and how many needed a retry."""
+    return _with_retry(
+        lambda c: torch.linalg.eigh(c).eigenvectors[..., -k:],
+        lambda c: torch.linalg.svd(c.double()).U[..., :k].to(c.dtype),
+        c,
+    )
 
 
-def _filtered_eigenvectors(unit: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Leading right singular vectors of float32 matrices, and where they are proven optimal.
+def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors of float32 Gram matrices, and where they are proven optimal.
 
     Subspace iteration with a polynomial of degree two in place of ``C^2``: the Chebyshev polynomial
     that stays small on ``[0, cut]`` and grows fastest beyond it, ``cut`` following the smallest
-    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). ``C`` is rounded to
-    float32, which is as good as it is for :func:`_all_eigenvectors`; the proof is in float64.
+    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). It runs in float32,
+    the proof in float64.
     """
-    c = unit.mT @ unit
     n = c.shape[-1]
+    scale = 1 / _trace(c).clamp(min=_SQUARES[0])[:, None, None]
     v = random_signs(n, block, seed=0, step=0, device=c.device).expand(len(c), n, block) / n**0.5
     cut = torch.zeros(len(c), 1, 1, dtype=torch.float64, device=c.device)
     for _ in range(_FILTER_STEPS):
-        y = c @ v
-        y = c @ y - cut.float() * y + (cut.square() / 8).float() * v
+        y = c @ (v * scale)
+        y = c @ (y * scale) - cut.float() * y + (cut.square() / 8).float() * v
         v, smallest = _orthonormal(y)
         cut = (cut + (cut.square() / 2 + 4 * smallest[:, None, None]).sqrt()) / 2
         v = v.float()
@@ -351,8 +350,7 @@ def _filtered_eigenvectors(unit: Tensor, k: int, block: int) -> tuple[Tensor, Te
     # The excess energy is (error + best) * (error - best) of the norms: it bounds error - best.
     allowed = _EXACT * (energy * error.clamp(min=0)).sqrt()
     next_value = (values[..., -k] + values[..., -k - 1]) / 2 + allowed / (4 * k)
-    proven = excess_energy(c, v, next_value) <= allowed
-    return v.float(), proven & (error > _DELICATE * energy)
+    return v.float(), excess_energy(c, v, next_value) <= allowed
 
 
 def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -369,17 +367,6 @@ def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
     factor = torch.linalg.cholesky_ex(normal).L
     basis = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
     return basis, factor.diagonal(dim1=-2, dim2=-1).amin(-1)
-
-
-def _times(matrix: Tensor, columns: Tensor) -> Tensor:
-    """Multiply with the same bits whether a matrix comes alone or in a stack.
-
-    Batched products have that property on the CPU unless there is a single column: for a stack of
-    one that is another kernel.
-    """
-    if columns.shape[-1] > 1:
-        return matrix @ columns
-    return (matrix @ columns.expand(*columns.shape[:-1], 2))[..., :1]
 
 
 def _trace(matrix: Tensor) -> Tensor:

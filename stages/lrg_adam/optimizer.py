@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
 )
 
 from . import low_rank
-from .flatten import from_square, square_side, to_square
+from .flatten import from_square, resembling, square_side, to_square
 
 # One matrix spans all groups under scope="model", so these cannot differ between them.
 _SHARED_OPTIONS = (
@@ -139,8 +139,8 @@ class LRGAdam(Adam):
             for each parameter of two or more dimensions, which the first of them indexes by rows
             (as torch lays weights out); other parameters are not filtered (default: "model")
         batch_dims (int, optional): number of leading axes, the same in every parameter, that index
-            independent models, each with a matrix of its own. On the CPU a model's filtered
-            gradient has the same bits whatever the others are and however many (default: 0)
+            independent models, each with a matrix of its own. A model's filtered gradient depends
+            on the other models by rounding at most, even if those are not finite (default: 0)
         nonfinite (str, optional): what to do about NaN and infinite gradients. "raise" an error
             that names the parameter; "skip" the step and count it in ``skipped_steps``; or
             "propagate" NaN to all of the matrix they are in, and no other, which needs no
@@ -386,7 +386,7 @@ class LRGAdam(Adam):
             if options["scope"] == "model":
                 filtered = from_square(found.matrix, grads, options["batch_dims"])
             else:
-                filtered = [found.matrix.reshape(grads[0].shape).to(grads[0])]
+                filtered = [resembling(found.matrix, grads[0])]
             for p, g in zip(params, filtered, strict=True):
                 if p.grad is None:
                     continue

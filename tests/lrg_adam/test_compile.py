@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from lrg_adam import LRGAdam
 from torch import Tensor, nn
+
+from lrg_adam import LRGAdam
 
 
 def train(method: str, compiled: bool) -> list[Tensor]:

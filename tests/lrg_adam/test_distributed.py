@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lrg_adam import LRGAdam
 from torch import Tensor, nn
+
+from lrg_adam import LRGAdam
 
 METHODS = ("gram", "svd", "randomized", "subspace")
 pytestmark = pytest.mark.skipif(

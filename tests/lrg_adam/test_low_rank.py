@@ -201,7 +201,11 @@ METHODS = {"svd": low_rank.svd, "gram": low_rank.gram, "subspace": subspace}
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_a_matrix_does_not_depend_on_its_stack(method: str, k: int) -> None:
-    """To the bit, whatever the others are: hard, not finite, or simply more of them."""
+    """Whatever the others are: hard, not finite, or simply more of them.
+
+    But for rounding: with MKL made to round alike on all processors, as in these tests, LAPACK
+    takes the alignment of a matrix in memory into account, and so its place in a stack.
+    """
     n = 50
     matrix = noise(n, seed=1) * 0.9 ** torch.arange(n)
     hard = torch.eye(n)
@@ -222,7 +226,7 @@ def test_a_matrix_does_not_depend_on_its_stack(method: str, k: int) -> None:
             finite = bool(original.isfinite().all())
             assert result.isfinite().all() if finite else result.isnan().all()
     for other in results[1:]:
-        assert torch.equal(results[0], other)
+        torch.testing.assert_close(results[0], other, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -310,7 +314,7 @@ def test_failed_decompositions_are_repeated_another_way(
     found = METHODS[method](stack, k)
     assert (expected.retries, found.retries) == (0, 1)
     assert (gap(stack, found.matrix, k) <= ROUNDING).all()
-    assert torch.equal(found.matrix[[0, 2]], expected.matrix[[0, 2]])
+    torch.testing.assert_close(found.matrix, expected.matrix, rtol=0, atol=1e-4)
 
 
 def test_random_signs_are_a_pure_function_of_seed_and_step() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lrg_adam import LRGAdam, low_rank
-from reference import ReferenceLRGAdam, low_rank_gradients
 from torch import Tensor, nn
 from torch.optim import Adam
+
+from lrg_adam import LRGAdam, low_rank
+from reference import ReferenceLRGAdam, low_rank_gradients
 
 METHODS = ("gram", "svd", "randomized", "subspace")
 EXACT = ("gram", "svd")
@@ -232,6 +233,33 @@ def test_scope_parameter_flattens_what_follows_the_first_axis() -> None:
     expected = low_rank.svd(conv.weight.grad.reshape(8, 27), 2).matrix.view(8, 3, 3, 3)
     LRGAdam(conv.parameters(), rank=2, scope="parameter").step()
     torch.testing.assert_close(conv.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["model", "parameter"])
+@pytest.mark.parametrize("batch_dims", [0, 1])
+@pytest.mark.parametrize("method", METHODS)
+def test_fused_reads_gradients_in_the_layout_of_their_parameters(
+    method: str, batch_dims: int, scope: str
+) -> None:
+    """Its kernel pairs memory, not indices: any other layout would be a silent permutation."""
+    results = []
+    for fused in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        params = [
+            nn.Parameter(torch.zeros(3, 2, 5, 4).to(memory_format=torch.channels_last)),
+            nn.Parameter(torch.zeros(3, 4, 9)),
+            nn.Parameter(torch.zeros(3, 9, 4)),
+            nn.Parameter(torch.zeros(3, 6, 7).transpose(1, 2)),
+            nn.Parameter(torch.zeros(3, 5)),
+        ]
+        for p in params:
+            p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator))
+        LRGAdam(
+            params, rank=2, method=method, scope=scope, batch_dims=batch_dims, eps=1.0, fused=fused
+        ).step()
+        results.append([p.detach() for p in params])
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(plain, fused)
 
 
 # --- stacks of models -------------------------------------------------------------------------

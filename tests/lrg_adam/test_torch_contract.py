@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from lrg_adam import LRGAdam
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -31,6 +30,8 @@ from torch.testing._internal.common_optimizers import (
     TensorTracker,
     optim_db,
 )
+
+from lrg_adam import LRGAdam
 
 ADAM = next(info for info in optim_db if info.optim_cls is Adam)
 FILTERS = (

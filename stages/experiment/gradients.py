@@ -1,0 +1,245 @@
+"""What truncation does to gradients along a trajectory, and to the updates made of them.
+
+Notation: g is the gradient of a batch, F_k g its best approximation of rank k, gbar the gradient
+of all training samples and gpop that of many fresh ones, which stands for the population's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from experiment.network import Network, Weights, sample_losses
+from experiment.randomness import stream
+from experiment.training import Setting, train
+
+if TYPE_CHECKING:
+    from experiment.data import Dataset
+    from experiment.work import Result
+
+# Adam's defaults, for updates that are computed beside the trajectory's own.
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+# Samples whose gradient is computed at once, and fresh samples that a step is judged by.
+CHUNK = 2_000
+JUDGES = 4_000
+# Batches in each place for which a step is taken; the rest serve the cosines alone.
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """Replicates `first` to `first + size - 1` of a setting, looked at after some epochs."""
+
+    setting: Setting
+    first: int
+    size: int
+    epochs: tuple[int, ...]
+    ranks: tuple[int, ...]
+    batches: int
+
+
+def flat_gradient(network: Network, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
+    """Gradients (R, P) of the mean loss over the samples x (B, 40), in chunks."""
+    names = list(weights)
+    total = torch.zeros(())
+    for part_x, part_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        detached = {name: weights[name].detach().requires_grad_() for name in names}
+        losses = sample_losses(network.logits(detached, part_x), part_y).sum(1) / len(y)
+        found = torch.autograd.grad(losses.sum(), list(detached.values()))
+        total = total + torch.cat([part.flatten(1) for part in found], dim=1)
+    return total
+
+
+def approximations(flat: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Best approximations of flat gradients (R, P), zero-padded to square matrices.
+
+    Returns:
+        The approximations (K, R, P), one for each rank, and the energy (R, n) that the n leading
+        singular values hold together, as shares of the whole.
+
+    """
+    size = flat.shape[-1]
+    side = int(np.ceil(np.sqrt(size)))
+    matrix = functional.pad(flat, (0, side * side - size)).view(-1, side, side)
+    values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
+    energy = values.clamp(min=0).flip(-1).cumsum(-1)
+    found = []
+    for rank in ranks:
+        basis = vectors[..., -rank:]
+        found.append(((matrix @ basis) @ basis.mT).flatten(1)[:, :size])
+    return torch.stack(found), energy / energy[:, -1:]
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine over the last axis, 0 where one of them is zero."""
+    return functional.cosine_similarity(a.double(), b.double(), dim=-1)
+
+
+class Moments:
+    """Adam's moments of the unfiltered gradients and of their truncations, side by side.
+
+    `mean` and `square` are (K + 1, R, P), the unfiltered first. `quiet` (R, P) says which
+    coordinates have had a gradient of exactly zero at every step since `listen`.
+    """
+
+    def __init__(self, ranks: Sequence[int]) -> None:
+        self._ranks = ranks
+        self.steps = 0
+        self.mean = self.square = self.quiet = torch.zeros(())
+
+    def listen(self) -> None:
+        """Start to watch anew for gradients that are exactly zero."""
+        self.quiet = torch.ones((), dtype=torch.bool)
+
+    def step(self, weights: Weights) -> None:
+        """Take in the gradients that the weights have."""
+        flat = torch.cat([weight.grad.flatten(1) for weight in weights.values()], dim=1)
+        self.mean, self.square = self.after(flat)
+        self.quiet = self.quiet & (flat == 0)
+        self.steps += 1
+
+    def after(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """The moments as one more gradient (R, P) would make them."""
+        stacked = torch.cat([flat[None], approximations(flat, self._ranks)[0]])
+        return (
+            self.mean * BETA1 + stacked * (1 - BETA1),
+            self.square * BETA2 + stacked.square() * (1 - BETA2),
+        )
+
+    def updates(self, flat: Tensor) -> Tensor:
+        """Adam's next updates (K + 1, R, P) on a gradient (R, P), without the learning rate."""
+        mean, square = self.after(flat)
+        count = self.steps + 1
+        return (mean / (1 - BETA1**count)) / ((square / (1 - BETA2**count)).sqrt() + EPS)
+
+
+def look(data: Dataset, task: Look) -> Result:
+    """Measure gradients and updates after each of the task's epochs.
+
+    Args:
+        data: its `train` is trained on; its `validation` holds the fresh samples.
+        task: what to look at.
+
+    Returns:
+        Of every quantity (R, epochs, batches, K), K the ranks, float64; `step_...` have STEPS
+        batches. `cosine_train` and `cosine_fresh`: cos(F_k g, gbar) - cos(g, gbar), and the same
+        to gpop. `retention_train` and `retention_fresh`: the criterion R_k - sqrt(E_k) with
+        R_k = <F_k g, gbar> / <g, gbar>. `energy`, and `energy_permuted` of the same entries in
+        random order. `noise`: share of a batch's gradient that is no part of gpop, 1 - cos^2.
+        `leak`: share of the approximation's energy where the gradient is exactly zero. After
+        Adam's moments: `step_cosine`, the gain in cos(update, gpop); `step_loss`, the loss on
+        fresh samples after an update as long as Adam's, minus that after Adam's, in nats;
+        `step_leak` and `step_leak_adam`, shares of the update's energy in coordinates whose
+        gradient was exactly zero at every step of the last epoch.
+
+    """
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    moments = Moments(task.ranks)
+    replicates = range(task.first, task.first + task.size)
+    for epoch, weights in enumerate(train(task.setting, data.train, replicates, moments.step)):
+        if epoch in task.epochs:
+            place: dict[str, list[Tensor]] = defaultdict(list)
+            for number, (flat, bar, population) in enumerate(_batches(data, task, epoch, weights)):
+                for name, value in _cosines(flat, bar, population, task).items():
+                    place[name].append(value)
+                if number < STEPS:
+                    updates = moments.updates(flat)
+                    for name, value in _steps(
+                        data, task.setting, weights, updates, population, moments.quiet
+                    ).items():
+                        place[name].append(value)
+            for name, values in place.items():
+                found[name].append(torch.stack(values, dim=1))
+        moments.listen()
+    return {name: torch.stack(values, dim=1).double() for name, values in found.items()}
+
+
+def _batches(
+    data: Dataset, task: Look, epoch: int, weights: Weights
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Gradients (R, P) of random batches, each with that of all training and fresh samples."""
+    network = task.setting.network
+    x, y = map(torch.from_numpy, data.train)
+    bar = flat_gradient(network, weights, x, y)
+    population = flat_gradient(network, weights, *map(torch.from_numpy, data.validation))
+    for number in range(task.batches):
+        rng = stream(task.setting.seed, "studies, gradients", task.first, epoch, number)
+        batch = torch.from_numpy(rng.choice(len(y), task.setting.batch_size, replace=False))
+        yield flat_gradient(network, weights, x[batch], y[batch]), bar, population
+
+
+def _cosines(flat: Tensor, bar: Tensor, population: Tensor, task: Look) -> dict[str, Tensor]:
+    """What truncation does to one gradient, (R, K) each."""
+    filtered, energy = approximations(flat, task.ranks)
+    columns = [rank - 1 for rank in task.ranks]
+    order = torch.from_numpy(
+        stream(task.setting.seed, "studies, permuted").permutation(flat.shape[-1])
+    )
+    _, permuted = approximations(flat[:, order], task.ranks[:1])
+    result = {
+        "energy": energy[:, columns],
+        "energy_permuted": permuted[:, columns],
+        "noise": (1 - cosine(flat, population).square())[:, None].expand(-1, len(columns)),
+        "leak": _share(filtered, flat == 0).T,
+    }
+    for name, target in (("train", bar), ("fresh", population)):
+        before = cosine(flat, target)
+        result[f"cosine_{name}"] = (cosine(filtered, target) - before).T
+        kept = (filtered.double() * target.double()).sum(-1)
+        retention = kept / (flat.double() * target.double()).sum(-1)
+        result[f"retention_{name}"] = (retention.T - energy[:, columns].double().sqrt()).clone()
+    return result
+
+
+@torch.no_grad()
+def _steps(
+    data: Dataset,
+    setting: Setting,
+    weights: Weights,
+    updates: Tensor,
+    population: Tensor,
+    quiet: Tensor,
+) -> dict[str, Tensor]:
+    """What becomes of the truncations after Adam's moments, (R, K) each."""
+    network = setting.network
+    x, y = (torch.from_numpy(array[:JUDGES]) for array in data.validation)
+    lr = float(setting.hyperparameters["lr"])
+    norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
+    steps = updates * (lr * norms[:1] / norms)
+    losses = []
+    for step in steps:
+        moved, start = {}, 0
+        for name, weight in weights.items():
+            size = weight[0].numel()
+            moved[name] = weight - step[:, start : start + size].view_as(weight)
+            start += size
+        losses.append(sample_losses(network.logits(moved, x), y).double().mean(1))
+    loss = torch.stack(losses)
+    cosines = cosine(updates, population)
+    share = _share(updates, quiet)
+    return {
+        "step_loss": (loss[1:] - loss[:1]).T,
+        "step_cosine": (cosines[1:] - cosines[:1]).T,
+        "step_leak": share[1:].T,
+        "step_leak_adam": share[:1].T.expand(-1, len(updates) - 1),
+    }
+
+
+def _share(vectors: Tensor, where: Tensor) -> Tensor:
+    """Share (K, R) of the energy of vectors (K, R, P) in the coordinates `where` (R, P)."""
+    energy = vectors.double().square()
+    return (energy * where).sum(-1) / energy.sum(-1).clamp(min=1e-300)
+
+
+def noise_energy(side: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Energy (n,) that the leading singular values of pure Gaussian noise hold, averaged."""
+    noise = rng.standard_normal((draws, side, side))
+    squared = np.linalg.svd(noise, compute_uv=False) ** 2
+    return (squared.cumsum(-1) / squared.sum(-1, keepdims=True)).mean(0)

@@ -1,0 +1,28 @@
+"""A control: as much energy at every step instead of as many singular values."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from experiment.filtered_adam import FilteredAdam
+from experiment.optimizers import Weights
+
+
+def keep_energy(matrix: Tensor, energy: float) -> Tensor:
+    """Truncate each gradient matrix (R, n, n) to the lowest rank that keeps a share of its energy.
+
+    Energy is the squared Frobenius norm.
+    """
+    values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
+    values = values.clamp(min=0).flip(-1)
+    kept = values.cumsum(-1)
+    # A direction is needed where those before it do not hold the share yet.
+    needed = (kept - values < energy * kept[..., -1:]).flip(-1)
+    basis = vectors * needed[..., None, :]
+    return (matrix @ basis) @ basis.mT
+
+
+def create(weights: Weights, *, lr: float, energy: float) -> torch.optim.Optimizer:
+    """LRG-Adam that keeps the share `energy` of each gradient's energy."""
+    return FilteredAdam(weights, lr=lr, gradient_filter=partial(keep_energy, energy=energy))

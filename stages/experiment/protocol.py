@@ -1,0 +1,136 @@
+"""The protocol of the published experiment, many seeds of its sampler side by side.
+
+It tuned on the first 1000 training samples, in batches of 32 for 5 epochs, for the smallest
+training loss of any epoch, with Optuna's sampler of the time, and then trained once on all samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import optuna
+import torch
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from experiment.data import Split
+from experiment.randomness import stream
+from experiment.training import Setting, evaluate, train
+
+if TYPE_CHECKING:
+    from experiment.data import Dataset
+    from experiment.work import Result
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Samplers `first` to `first + size - 1`, each a whole experiment of its own."""
+
+    seed: int
+    first: int
+    size: int
+    hidden: tuple[int, ...]
+    trials: int
+    tune_samples: int
+    tune_epochs: int
+    tune_batch_size: int
+    epochs: int
+    batch_size: int
+    lr: tuple[float, float]
+    rank: tuple[int, int]
+    training_samples: tuple[int, ...]
+
+    @property
+    def samplers(self) -> range:
+        """Their numbers."""
+        return range(self.first, self.first + self.size)
+
+
+def repeat(data: Dataset, task: Protocol) -> Result:
+    """Run the published experiment once for each sampler.
+
+    Args:
+        data: `train` with all published training rows, `validation` with the published test rows,
+            which that experiment validated on.
+        task: its settings.
+
+    Returns:
+        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (R,), the best of each search; and for each
+        number N of training samples the validation losses `adam_loss_N` and `lrg_adam_loss_N`
+        (R, epochs + 1), and `adam_accuracy_N` and `lrg_adam_accuracy_N` (R,) at the last epoch.
+
+    """
+    result: Result = {}
+    lr = FloatDistribution(*task.lr, log=True)
+    spaces = {"adam": {"lr": lr}, "lrg_adam": {"lr": lr, "rank": IntDistribution(*task.rank)}}
+    for optimizer, space in spaces.items():
+        best = _search(data, task, optimizer, space)
+        for name, values in best.items():
+            result[f"{optimizer}_{name}"] = torch.tensor(values, dtype=torch.float64)
+        for samples in task.training_samples:
+            setting = replace(
+                _setting(task, f"published, final {samples}", best),
+                epochs=task.epochs,
+                batch_size=task.batch_size,
+            )
+            rows = Split(*(array[:samples] for array in data.train))
+            scores = [
+                evaluate(setting.network, weights, data.validation)
+                for weights in train(setting, rows, task.samplers)
+            ]
+            loss = torch.stack([score.loss for score in scores], dim=1)
+            result[f"{optimizer}_loss_{samples}"] = loss
+            result[f"{optimizer}_accuracy_{samples}"] = scores[-1].accuracy
+    return result
+
+
+def _setting(task: Protocol, purpose: str, best: Mapping[str, Sequence[float]]) -> Setting:
+    return Setting(
+        optimizer="per_replicate",
+        hyperparameters={name: tuple(values) for name, values in best.items()},
+        model="mlp",
+        hidden=task.hidden,
+        epochs=task.tune_epochs,
+        batch_size=task.tune_batch_size,
+        device="cpu",
+        seed=task.seed,
+        purpose=purpose,
+    )
+
+
+def _search(
+    data: Dataset, task: Protocol, optimizer: str, space: Mapping[str, BaseDistribution]
+) -> dict[str, list[float]]:
+    """The best hyperparameters of every sampler's own search, a list each."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    studies = [
+        optuna.create_study(direction="minimize", sampler=_sampler(task.seed, optimizer, number))
+        for number in task.samplers
+    ]
+    rows = Split(*(array[: task.tune_samples] for array in data.train))
+    for trial in range(task.trials):
+        asked = [study.ask(space) for study in studies]
+        proposed = {name: [one.params[name] for one in asked] for name in space}
+        setting = _setting(task, f"published, trial {trial}", proposed)
+        losses = [
+            evaluate(setting.network, weights, rows).loss
+            for weights in train(setting, rows, task.samplers)
+        ][1:]
+        lowest = torch.stack(losses).nan_to_num(nan=math.inf).amin(0)
+        for study, one, loss in zip(studies, asked, lowest.tolist(), strict=True):
+            study.tell(one, loss if math.isfinite(loss) else 1e9)
+    return {name: [study.best_params[name] for study in studies] for name in space}
+
+
+def _sampler(seed: int, optimizer: str, number: int) -> optuna.samplers.BaseSampler:
+    # What `create_study()` meant before Optuna 5: ten random trials, then one parameter at a time.
+    return optuna.samplers.TPESampler(
+        n_startup_trials=10,
+        n_ei_candidates=24,
+        multivariate=False,
+        group=False,
+        constant_liar=False,
+        seed=int(stream(seed, "published, sampler", optimizer, number).integers(2**32)),
+    )

@@ -1,0 +1,134 @@
+"""Tune the learning rate of one arm on the shared grid, then train it for many replicates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiment import data, files
+from experiment.data import Dataset
+from experiment.errors import UserError
+from experiment.outcomes import outcomes
+from experiment.params import Params, read_params
+from experiment.training import Group, Setting, train_curves, train_group
+from experiment.work import Result, Work
+
+READS = (
+    "seed",
+    "device",
+    "data.shuffle",
+    "model.name",
+    "model.hidden",
+    "training.epochs",
+    "training.batch_size",
+    "studies.lrs",
+    "studies.tuning_replicates",
+    "studies.replicates",
+    "studies.group",
+    "studies.arms",  # of which dvc.yaml declares the one that is asked for
+)
+
+
+def settings(params: Params, name: str) -> list[Setting]:
+    """The setting to tune, one for each learning rate; its streams are the same for every arm."""
+    arm = params.studies.arms[name]
+    base = replace(
+        Setting.of(params, arm.optimizer, arm.hyperparameters, purpose="studies, tuning"),
+        model=arm.model or params.model.name,
+        noise=arm.noise,
+    )
+    return [
+        replace(base, hyperparameters={"lr": lr, **arm.hyperparameters})
+        for lr in arm.lrs or params.studies.lrs
+    ]
+
+
+def groups(setting: Setting, replicates: int, size: int) -> list[Group]:
+    """Replicates 0 to `replicates` - 1, `size` of them together."""
+    return [
+        Group(setting, first, min(size, replicates - first)) for first in range(0, replicates, size)
+    ]
+
+
+def arrays(results: list[Result], setting: Setting) -> dict[str, np.ndarray]:
+    """The results of groups as one, without the weights."""
+    names = results[0].keys() - setting.network.shapes.keys()
+    return {name: torch.cat([result[name] for result in results]).numpy() for name in names}
+
+
+def tuning_table(lrs: list[float], curves: list[dict[str, np.ndarray]]) -> pd.DataFrame:
+    """A row for each learning rate and tuning replicate."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "lr": lr,
+                    "replicate": np.arange(len(found["train_loss"])),
+                    "train_loss": found["train_loss"][:, -1],
+                    "validation_loss": found["validation_loss"][:, -1],
+                    "best_validation_loss": found["validation_loss"].min(axis=1),
+                    "validation_accuracy": found["validation_accuracy"][:, -1],
+                }
+            )
+            for lr, found in zip(lrs, curves, strict=True)
+        ],
+        ignore_index=True,
+    )
+
+
+def main(name: str) -> None:
+    """Write the tuning, the best learning rate and the replicates of the arm `name`."""
+    params = read_params(READS)
+    if name not in params.studies.arms:
+        raise UserError(f"params.yaml: no arm studies.arms.{name}")
+    arm, studies = params.studies.arms[name], params.studies
+    dataset = Dataset.read()
+    if arm.shuffle and not params.data.shuffle:
+        dataset = data.shuffled(dataset)
+    candidates = settings(params, name)
+    lrs = [float(setting.hyperparameters["lr"]) for setting in candidates]
+    tuning = [
+        group
+        for setting in candidates
+        for group in groups(
+            setting, arm.tuning_replicates or studies.tuning_replicates, studies.group
+        )
+    ]
+    per_lr = len(tuning) // len(candidates)
+    final = arm.replicates or studies.replicates
+    total = len(tuning) + len(groups(candidates[0], final, studies.group))
+
+    with Work(f"studies_{name}", dataset, device=params.device, total=total, unit="group") as work:
+        results = work.run(train_curves, tuning)
+        curves = [
+            arrays(results[i * per_lr : (i + 1) * per_lr], setting)
+            for i, setting in enumerate(candidates)
+        ]
+        table = tuning_table(lrs, curves)
+        losses = [found["validation_loss"][:, -1].mean() for found in curves]
+        losses = np.where(np.isfinite(losses), losses, np.inf)
+        best = int(losses.argmin())
+        if not np.isfinite(losses[best]):
+            raise UserError(f"params.yaml: studies.arms.{name}: every learning rate diverged")
+        chosen = replace(candidates[best], purpose="studies, final")
+        replicates = outcomes(
+            arrays(work.run(train_group, groups(chosen, final, studies.group)), chosen)
+        )
+        if not np.isfinite(replicates.to_numpy()).all():
+            raise UserError(f"studies.arms.{name}: replicates diverged at lr = {lrs[best]}")
+
+        files.write_csv(Path(f"metrics/studies/tuning/{name}.csv"), table)
+        files.write_csv(Path(f"metrics/studies/replicates/{name}.csv"), replicates)
+        files.write_json(
+            Path(f"metrics/studies/arms/{name}.json"),
+            {
+                "lr": lrs[best],
+                "on_boundary": len(lrs) > 1 and best in (0, len(lrs) - 1),
+                "validation_loss": float(losses[best]),
+                "matrix_side": chosen.network.matrix_side,
+            },
+        )

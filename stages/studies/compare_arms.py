@@ -1,0 +1,63 @@
+"""Compare the arms of one study with those that they name, and draw the differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiment import files
+from experiment.figures import SERIES, differences, panels
+from experiment.params import Params, read_params
+from studies.tables import MEASURES, comparisons, of_measure
+
+READS = ("seed", "compare.margin", "studies.arms")
+DRAWN = ("test_loss", "test_accuracy", "best_validation_loss")
+
+
+def draw(params: Params, table: pd.DataFrame) -> Figure:
+    """A panel a measure, a row an arm: its difference from each arm that it is compared with."""
+    arms = list(dict.fromkeys(table["arm"]))
+    several = table.groupby("arm")["against"].nunique().max() > 1
+    series = list(dict.fromkeys(table["against"])) if several else [None]
+    figure, all_axes = panels(len(DRAWN))
+    figure.set_size_inches(12.5, 1.9 + 0.5 * len(arms))
+    for axes, measure in zip(all_axes, DRAWN, strict=True):
+        for i, base in enumerate(series):
+            rows = of_measure(table, measure, base)
+            place = len(arms) - 1 - np.array([arms.index(arm) for arm in rows["arm"]])
+            offset = 0.15 * (len(series) - 1) - 0.3 * i
+            label = None if base is None else f"against {params.studies.arms[base].label}"
+            differences(axes, rows, place + offset, **SERIES[i] | {"label": label})
+        margin = of_measure(table, measure)["margin"].mean()
+        axes.axvspan(-margin, margin, color="0.9", zorder=0, label="too small to matter")
+        axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
+        described = MEASURES[measure]
+        better = "left" if described.lower_is_better else "right"
+        axes.set(
+            title=f"{described.label}\n({better} is better)",
+            xlabel=f"difference ({described.unit}), 95 % interval",
+            ylim=(-0.6, len(arms) - 0.4),
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_yticks(range(len(arms)), [] if axes is not all_axes[0] else _row_labels(table))
+        axes.grid(axis="y", visible=False)
+    handles, names = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _row_labels(table: pd.DataFrame) -> list[str]:
+    rows = table.drop_duplicates("arm")
+    return [f"{row.label}\nlr {row.lr:g}" for row in rows.itertuples()][::-1]
+
+
+def main(study: str) -> None:
+    """Write metrics/studies/<study>.csv and plots/studies/<study>.png."""
+    params = read_params(READS)
+    table = comparisons(params, study)
+    files.write_csv(Path(f"metrics/studies/{study}.csv"), table)
+    files.write_figure(Path(f"plots/studies/{study}.png"), draw(params, table))

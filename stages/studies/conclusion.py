@@ -1,0 +1,126 @@
+"""Follow the argument for filtering link by link, and name the first link that breaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiment import files
+
+PRIMARY = "test_loss"
+Evidence = dict[str, object]
+
+
+NUMBERS = ("difference", "interval_low", "interval_high")
+TEXT = ("arm", "against", "measure", "verdict")
+
+
+def compared(study: str, *columns: str) -> pd.DataFrame:
+    """The comparisons of a study in the primary measure."""
+    path = Path(f"metrics/studies/{study}.csv")
+    table = files.read_csv(path, *NUMBERS, *columns, *TEXT, text=TEXT)
+    return table[table["measure"] == PRIMARY]
+
+
+def difference(row: pd.Series) -> Evidence:
+    """One comparison: mean difference, 95 % interval, verdict."""
+    return {
+        "difference_nats": float(row["difference"]),
+        "interval_95_nats": [float(row["interval_low"]), float(row["interval_high"])],
+        "verdict": row["verdict"],
+    }
+
+
+def noise_hurts() -> Evidence:
+    """Adam without the noise of batches against Adam, each at its best learning rate."""
+    table = compared("noise_dial")
+    row = table[table["arm"] == "noise_0"].iloc[0]
+    return {"holds": bool(row["verdict"] == "better"), "no_noise_minus_adam": difference(row)}
+
+
+def along_every_trajectory(quantity: str, below: bool) -> Evidence:
+    """Ranks at which a quantity is beyond zero along every trajectory, by its 95 % interval.
+
+    The interval is over replicates, each averaged over epochs and batches. `closest` is the rank
+    that is nearest to it: with the best mean in the trajectory that is worst for it.
+    """
+    path = Path("metrics/studies/gradients.csv")
+    words = ("trajectory", "quantity", "unit", "epoch")
+    table = files.read_csv(path, "rank", "mean", "low", "high", *words, text=words)
+    table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
+    sign = -1 if below else 1
+    beyond = table.assign(
+        holds=table["high"] < 0 if below else table["low"] > 0, score=sign * table["mean"]
+    )
+    worst = beyond.loc[beyond.groupby("rank")["score"].idxmin()]
+    closest = worst.loc[worst["score"].idxmax()]
+    holds = beyond.groupby("rank")["holds"].all()
+    return {
+        "holds": bool(holds.any()),
+        "ranks": [int(rank) for rank in holds.index[holds]],
+        "closest": {
+            "rank": int(closest["rank"]),
+            "trajectory": closest["trajectory"],
+            f"mean_{closest['unit']}": float(closest["mean"]),
+            "interval_95": [float(closest["low"]), float(closest["high"])],
+        },
+    }
+
+
+def it_pays() -> Evidence:
+    """The rank with the lowest test loss short of the full one, against Adam."""
+    table = compared("rank_sweep", "rank")
+    table = table[table["difference"] != 0]
+    best = table.loc[table["difference"].idxmin()]
+    better = table.loc[table["verdict"] == "better", "rank"]
+    return {
+        "holds": len(better) > 0,
+        "ranks": [int(rank) for rank in better],
+        "closest": {"rank": int(best["rank"]), **difference(best)},
+    }
+
+
+def ranks_by_verdict() -> dict[str, list[int]]:
+    """The ranks of the sweep by their verdict against Adam in the primary measure."""
+    table = compared("rank_sweep", "rank")
+    verdicts = ("better", "equivalent", "inconclusive", "worse")
+    return {
+        verdict: [int(rank) for rank in table.loc[table["verdict"] == verdict, "rank"]]
+        for verdict in verdicts
+    }
+
+
+def verdicts(study: str) -> dict[str, str]:
+    """Verdicts of a study in the primary measure, by arm and the arm it is compared with."""
+    table = compared(study)
+    return {f"{row.arm} against {row.against}": row.verdict for row in table.itertuples()}
+
+
+def main() -> None:
+    """Write metrics/conclusion.json."""
+    chain = {
+        "noise hurts": noise_hurts(),
+        "the top subspace is cleaner": along_every_trajectory("cosine_fresh", below=False),
+        "cleaner survives Adam": along_every_trajectory("step_loss", below=True),
+        "it pays": it_pays(),
+    }
+    published = files.read_json(Path("metrics/studies/published.json"))
+    content = {
+        "first_broken_link": next(
+            (name for name, link in chain.items() if not link["holds"]), None
+        ),
+        "links": chain,
+        "ranks": ranks_by_verdict(),
+        "controls": verdicts("controls"),
+        "elsewhere": verdicts("elsewhere"),
+        "approximate": verdicts("approximate"),
+        "published_protocol": {
+            samples: {
+                f"{outcome}_lrg_adam_lower_share": row[f"{outcome}_lrg_adam_lower_share"]
+                for outcome in ("last_loss", "best_loss")
+            }
+            for samples, row in published.items()
+        },
+    }
+    files.write_json(Path("metrics/conclusion.json"), content)

@@ -1,0 +1,176 @@
+"""How sensitive Adam and several ranks are to the learning rate, and what filtering acts like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from experiment import files
+from experiment.figures import SERIES, line_with_band, panels
+from experiment.params import read_params
+from experiment.statistics import MeanInterval, mean_interval
+
+READS = ("studies.arms",)
+BASELINE = "adam"
+DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
+# A learning rate is good enough where the loss is within this share of the lowest.
+TOLERANCE = 0.05
+MEASURES = ("validation_loss", "train_loss", "best_validation_loss")
+
+
+def grid(arm: str) -> dict[str, NDArray[np.float64]]:
+    """The tuning of an arm: `lr` (L,), and every measure (replicates, L)."""
+    path = Path(f"metrics/studies/tuning/{arm}.csv")
+    table = files.read_csv(path, "lr", "replicate", *MEASURES)
+    wide = table.pivot(index="replicate", columns="lr", values=list(MEASURES))
+    return {"lr": np.array(sorted(set(table["lr"])))} | {
+        measure: wide[measure].to_numpy() for measure in MEASURES
+    }
+
+
+def width(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> float:
+    """Decades of learning rate around the best where the loss is within TOLERANCE of the lowest.
+
+    Losses are interpolated linearly over the logarithm of the learning rate; the interval ends
+    with the grid, if it gets there.
+    """
+    fine = np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001)
+    curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=np.inf, posinf=1e9))
+    good = curve <= (1 + TOLERANCE) * curve.min()
+    best = int(curve.argmin())
+    low = best - int((~good[: best + 1][::-1]).argmax() or best + 1) + 1
+    high = best + int((~good[best:]).argmax() or len(fine) - best) - 1
+    return float(fine[high] - fine[low])
+
+
+def at_equal_train_loss(
+    filtered: dict[str, NDArray[np.float64]], adam: dict[str, NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """An arm against Adam with the learning rate that gives Adam the same final train loss.
+
+    Train losses fall with the learning rate up to some point. Only learning rates up to there
+    count, the arm's as well as Adam's, between which Adam's curves are interpolated.
+
+    Returns:
+        For each of the arm's learning rates that Adam can match, averaged over replicates: the
+        logarithm to base 10 of Adam's learning rate over the arm's; and for each replicate the mean
+        difference in validation loss.
+
+    """
+    logs = []
+    gains = []
+    for replicate in range(len(filtered["train_loss"])):
+        falling = _falling(adam["train_loss"][replicate])
+        train = adam["train_loss"][replicate][:falling][::-1]
+        log_lr = np.log10(adam["lr"][:falling])[::-1]
+        validation = adam["validation_loss"][replicate][:falling][::-1]
+        reached = filtered["train_loss"][replicate]
+        inside = np.arange(len(reached)) < _falling(reached)
+        inside &= (reached >= train[0]) & (reached <= train[-1])
+        if not inside.any():
+            continue
+        matched = np.interp(reached[inside], train, log_lr)
+        logs.append(float(np.mean(matched - np.log10(filtered["lr"][inside]))))
+        expected = np.interp(reached[inside], train, validation)
+        gains.append(float(np.mean(filtered["validation_loss"][replicate][inside] - expected)))
+    return np.array(logs), np.array(gains)
+
+
+def _falling(losses: NDArray[np.float64]) -> int:
+    """How many of the first losses fall strictly, one after the other."""
+    rises = ~(np.diff(losses) < 0)
+    return int(rises.argmax()) + 1 if rises.any() else len(losses)
+
+
+def summary(arm: str, label: str) -> dict[str, object]:
+    """The optimum of one arm, its width, and how it differs from Adam at equal train loss."""
+    found, adam = grid(arm), grid(BASELINE)
+    mean = found["validation_loss"].mean(axis=0)
+    best = int(np.nanargmin(mean))
+    row: dict[str, object] = {
+        "arm": arm,
+        "label": label,
+        "best_lr": found["lr"][best],
+        "best_lr_on_boundary": best in (0, len(mean) - 1),
+        "validation_loss_nats": mean[best],
+        "width_decades": width(found["lr"], mean),
+    }
+    if arm == BASELINE:
+        return row
+    # At Adam's own best learning rate: does the filter regularise, or slow down?
+    same = int(np.nanargmin(adam["validation_loss"].mean(axis=0)))
+    for measure in ("train_loss", "validation_loss"):
+        difference = mean_interval(found[measure][:, same] - adam[measure][:, same])
+        row |= {
+            f"{measure}_at_adams_lr_minus_adam_nats": float(difference.mean),
+            f"{measure}_at_adams_lr_low": float(difference.low),
+            f"{measure}_at_adams_lr_high": float(difference.high),
+        }
+    matched = at_equal_train_loss(found, adam)
+    if len(matched[0]) < len(adam["train_loss"]):
+        return row  # some replicate reaches no train loss that Adam's grid reaches
+    ratio, gain = (mean_interval(values) for values in matched)
+    return row | {
+        "adams_lr_for_equal_train_loss_ratio": float(10**ratio.mean),
+        "adams_lr_ratio_low": float(10**ratio.low),
+        "adams_lr_ratio_high": float(10**ratio.high),
+        "validation_loss_at_equal_train_loss_minus_adam_nats": float(gain.mean),
+        "validation_loss_at_equal_train_loss_low": float(gain.low),
+        "validation_loss_at_equal_train_loss_high": float(gain.high),
+    }
+
+
+def draw(arms: dict[str, str]) -> Figure:
+    """Validation and train loss over the learning rate, and one over the other."""
+    figure, (by_lr, train, trade) = panels(3)
+    for (arm, label), style in zip(arms.items(), SERIES, strict=False):
+        found = grid(arm)
+        for axes, measure in ((by_lr, "validation_loss"), (train, "train_loss")):
+            interval = mean_interval(found[measure])
+            line_with_band(axes, found["lr"], MeanInterval(*interval), label=label, **style)
+        trade.plot(
+            found["train_loss"].mean(axis=0),
+            found["validation_loss"].mean(axis=0),
+            markersize=4,
+            label=label,
+            **style,
+        )
+    replicates = len(found["train_loss"])
+    by_lr.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="validation loss, last epoch (nats)",
+        title=f"Validation loss over the learning rate\nmean of {replicates} replicates, 95 %",
+    )
+    train.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="train loss, last epoch (nats)",
+        title=f"Train loss over the learning rate\nmean of {replicates} replicates, 95 %",
+    )
+    trade.set(
+        xlabel="train loss, last epoch (nats)",
+        ylabel="validation loss, last epoch (nats)",
+        title="One against the other\na point a learning rate, the lowest at the right",
+    )
+    lowest = min(np.nanmin(grid(arm)["validation_loss"].mean(axis=0)) for arm in arms)
+    for axes in (by_lr, trade):
+        axes.set_ylim(lowest - 0.1, lowest + 1.3)
+    by_lr.legend()
+    return figure
+
+
+def main() -> None:
+    """Write metrics/studies/learning_rate.csv and plots/studies/learning_rate.png."""
+    params = read_params(READS)
+    arms = {
+        name: arm.label for name, arm in params.studies.arms.items() if arm.study == "rank_sweep"
+    }
+    table = pd.DataFrame([summary(name, label) for name, label in arms.items()])
+    files.write_csv(Path("metrics/studies/learning_rate.csv"), table)
+    drawn = {name: arms[name] for name in DRAWN if name in arms}
+    files.write_figure(Path("plots/studies/learning_rate.png"), draw(drawn))

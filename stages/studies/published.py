@@ -1,0 +1,189 @@
+"""Repeat the published protocol with many seeds of its sampler, to see where its result lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from scipy import stats
+
+from experiment import data, files
+from experiment.data import Dataset, Split
+from experiment.figures import SERIES, STYLES, panels
+from experiment.params import Params, read_params
+from experiment.protocol import Protocol, repeat
+from experiment.statistics import mean_interval
+from experiment.work import Work
+
+READS = ("seed", "model.hidden", "studies.published")
+# What the published experiment reported.
+REPORTED = {"adam_lr": 0.0059, "lrg_adam_lr": 0.0064, "lrg_adam_rank": 20}
+OUTCOMES = {
+    "last_loss": "validation loss, last epoch",
+    "best_loss": "validation loss, best epoch",
+    "last_accuracy": "validation accuracy, last epoch",
+}
+
+
+def protocols(params: Params) -> list[Protocol]:
+    """The groups of samplers that run together."""
+    given = params.studies.published
+    settings = given.model_dump(exclude={"samplers", "group", "lr", "rank", "training_samples"})
+    return [
+        Protocol(
+            seed=params.seed,
+            first=first,
+            size=min(given.group, given.samplers - first),
+            hidden=tuple(params.model.hidden),
+            lr=(given.lr.low, given.lr.high),
+            rank=(given.rank.low, given.rank.high),
+            training_samples=tuple(given.training_samples),
+            **settings,
+        )
+        for first in range(0, given.samplers, given.group)
+    ]
+
+
+def samplers(found: dict[str, np.ndarray], training_samples: int) -> pd.DataFrame:
+    """A row for each sampler: what its searches found, and how its two final trainings ended."""
+    columns: dict[str, object] = {
+        "training_samples": training_samples,
+        "sampler": np.arange(len(found["adam_lr"])),
+        "adam_lr": found["adam_lr"],
+        "lrg_adam_lr": found["lrg_adam_lr"],
+        "lrg_adam_rank": found["lrg_adam_rank"].astype(int),
+    }
+    for optimizer in ("adam", "lrg_adam"):
+        loss = found[f"{optimizer}_loss_{training_samples}"]
+        columns[f"{optimizer}_last_loss"] = loss[:, -1]
+        columns[f"{optimizer}_best_loss"] = loss.min(axis=1)
+        columns[f"{optimizer}_last_accuracy"] = found[f"{optimizer}_accuracy_{training_samples}"]
+    return pd.DataFrame(columns)
+
+
+def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
+    """How the samplers are distributed, for each number of training samples."""
+    found = {}
+    for training_samples, part in table.groupby("training_samples"):
+        row: dict[str, float] = {"samplers": len(part)}
+        for name, reported in REPORTED.items():
+            low, median, high = np.quantile(part[name], [0.05, 0.5, 0.95]).tolist()
+            row |= {f"{name}_5_percent": low, f"{name}_median": median, f"{name}_95_percent": high}
+            row[f"{name}_reported"] = reported
+            row[f"{name}_share_at_most_reported"] = float((part[name] <= reported).mean())
+        row["highest_rank_share"] = float((part["lrg_adam_rank"] >= highest_rank - 1).mean())
+        for outcome in OUTCOMES:
+            difference = part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"]
+            interval = mean_interval(difference)
+            lower = stats.binomtest(int((difference < 0).sum()), len(part)).proportion_ci()
+            row |= {
+                f"{outcome}_difference": float(interval.mean),
+                f"{outcome}_difference_low": float(interval.low),
+                f"{outcome}_difference_high": float(interval.high),
+                f"{outcome}_lrg_adam_lower_share": float((difference < 0).mean()),
+                f"{outcome}_lrg_adam_lower_share_low": float(lower.low),
+                f"{outcome}_lrg_adam_lower_share_high": float(lower.high),
+            }
+        found[f"{training_samples}_training_samples"] = row
+    return found
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """What the searches found, and the sign of the difference, with the published result."""
+    figure, (rates, ranks, losses) = panels(3)
+    searches = table.drop_duplicates("sampler")
+    for optimizer in ("adam", "lrg_adam"):
+        style = STYLES[optimizer]
+        values = np.sort(searches[f"{optimizer}_lr"])
+        share = np.arange(1, len(values) + 1) / len(values)
+        rates.step(
+            values,
+            share,
+            where="post",
+            color=style["color"],
+            linestyle=style["linestyle"],
+            label=f"{style['label']}, {len(values)} samplers",
+        )
+        reported = REPORTED[f"{optimizer}_lr"]
+        rates.plot(
+            reported,
+            (values <= reported).mean(),
+            marker="*",
+            markersize=14,
+            linestyle="none",
+            color=style["color"],
+            label=f"{style['label']}, published",
+        )
+    rates.set(
+        xscale="log",
+        xlabel="best learning rate of a search",
+        ylabel="share of samplers at or below",
+        title="Learning rates that the protocol finds",
+    )
+    rates.legend(fontsize=8)
+    counts = searches["lrg_adam_rank"].value_counts().sort_index()
+    ranks.bar(counts.index, counts, color=STYLES["lrg_adam"]["color"], alpha=0.7)
+    ranks.axvline(REPORTED["lrg_adam_rank"], color="black", linestyle=":", label="published")
+    ranks.set(
+        xlabel="best rank of a search", ylabel="samplers", title="Ranks that the protocol finds"
+    )
+    ranks.legend(fontsize=8)
+    groups = list(table.groupby("training_samples"))
+    names = ("last_loss", "best_loss")
+    ticks = []
+    for i, (samples, part) in enumerate(groups):
+        for j, outcome in enumerate(names):
+            difference = np.sort(part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
+            place = i * len(names) + j
+            spread = np.linspace(-0.3, 0.3, len(difference))
+            losses.plot(
+                place + spread,
+                difference,
+                **SERIES[j] | {"linestyle": "none"},
+                markersize=3.5,
+                markerfacecolor="none",
+            )
+            interval = mean_interval(difference)
+            losses.errorbar(
+                place,
+                interval.mean,
+                yerr=interval.high - interval.mean,
+                color="black",
+                marker="_",
+                markersize=16,
+                capsize=4,
+                zorder=3,
+            )
+            ticks.append(f"{'last' if j == 0 else 'best'} epoch,\n{samples} samples")
+    losses.axhline(0, color="0.4", linewidth=0.8)
+    losses.set_xticks(range(len(ticks)), ticks, fontsize=8)
+    losses.set(
+        ylabel="LRG-Adam minus Adam, validation loss (nats)",
+        title="Who wins depends on the measure\na point a sampler, in black mean and 95 % interval",
+    )
+    losses.grid(axis="x", visible=False)
+    return figure
+
+
+def main() -> None:
+    """Write metrics/studies/published.csv and .json, and plots/studies/published.png."""
+    params = read_params(READS)
+    given = params.studies.published
+    arrays = data.published()
+    validation = Split(arrays["x_test"], arrays["y_test"])
+    everything = Dataset(Split(arrays["x"], arrays["y"]), validation, validation)
+    tasks = protocols(params)
+    with Work(
+        "studies_published", everything, device="cpu", total=len(tasks), unit="group"
+    ) as work:
+        results = work.run(repeat, tasks)
+        found = {name: torch.cat([r[name] for r in results]).numpy() for name in results[0]}
+        table = pd.concat(
+            [samplers(found, samples) for samples in given.training_samples], ignore_index=True
+        )
+        files.write_csv(Path("metrics/studies/published.csv"), table)
+        files.write_json(Path("metrics/studies/published.json"), summary(table, given.rank.high))
+        files.write_figure(Path("plots/studies/published.png"), draw(table))

@@ -1,0 +1,79 @@
+"""Final losses and accuracy against the rank, each at its own learning rate, with Adam's band."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiment import files
+from experiment.figures import SERIES, STYLES, line_with_band, panels
+from experiment.params import read_params
+from experiment.statistics import MeanInterval, mean_interval
+from studies.tables import MEASURES, comparisons, of_measure, outcomes
+
+READS = ("seed", "compare.margin", "studies.arms")
+DRAWN = ("test_loss", "test_accuracy", "best_validation_loss")
+BASELINE = "adam"
+
+
+def check_full_rank(ranks: dict[str, int]) -> None:
+    """Refuse a full rank that is not Adam to the last bit: then something else differs too."""
+    for name in ranks:
+        side = files.read_json(Path(f"metrics/studies/arms/{name}.json"))["matrix_side"]
+        if ranks[name] >= side and not outcomes(name).equals(outcomes(BASELINE)):
+            raise RuntimeError(f"{name} keeps the whole gradient and yet differs from Adam")
+
+
+def draw(ranks: dict[str, int], table: pd.DataFrame) -> Figure:
+    """A panel a measure: mean and 95 % interval over the replicates."""
+    figure, all_axes = panels(len(DRAWN))
+    adam = outcomes(BASELINE)
+    for axes, measure in zip(all_axes, DRAWN, strict=True):
+        band = mean_interval(adam[measure])
+        axes.axhspan(band.low, band.high, color=STYLES["adam"]["color"], alpha=0.15, linewidth=0)
+        axes.axhline(band.mean, color=STYLES["adam"]["color"], label="Adam")
+        found = [mean_interval(outcomes(name)[measure]) for name in ranks]
+        interval = MeanInterval(*(list(part) for part in zip(*found, strict=True)))
+        style = {"label": "LRG-Adam", **SERIES[1]}
+        line_with_band(axes, list(ranks.values()), interval, **style)
+        verdicts = of_measure(table, measure, BASELINE).set_index("arm")["verdict"]
+        for name, rank, mean in zip(ranks, ranks.values(), interval.mean, strict=True):
+            if verdicts[name] == "equivalent":
+                axes.plot(
+                    rank,
+                    mean,
+                    "o",
+                    markersize=11,
+                    color="black",
+                    markerfacecolor="none",
+                    label=None if axes.get_legend_handles_labels()[1][2:] else "equivalent",
+                )
+        described = MEASURES[measure]
+        axes.set(
+            xscale="log",
+            xlabel="rank kept of the gradient matrix",
+            ylabel=f"{described.label} ({described.unit})",
+            title=f"{described.label}\nmean of {len(adam)} paired replicates, 95 % interval",
+        )
+        axes.set_xticks(list(ranks.values()), [str(rank) for rank in ranks.values()])
+        axes.minorticks_off()
+    all_axes[0].legend()
+    return figure
+
+
+def main() -> None:
+    """Write metrics/studies/rank_sweep.csv and plots/studies/rank_sweep.png."""
+    params = read_params(READS)
+    arms = params.studies.arms
+    ranks = {
+        name: int(arm.hyperparameters["rank"])
+        for name, arm in arms.items()
+        if arm.study == "rank_sweep" and "rank" in arm.hyperparameters
+    }
+    check_full_rank(ranks)
+    table = comparisons(params, "rank_sweep")
+    table.insert(1, "rank", [ranks[name] for name in table["arm"]])
+    files.write_csv(Path("metrics/studies/rank_sweep.csv"), table)
+    files.write_figure(Path("plots/studies/rank_sweep.png"), draw(ranks, table))

@@ -1,0 +1,123 @@
+"""What the steps of the studies share: the outcomes of arms, and comparisons of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from experiment import files
+from experiment.errors import UserError
+from experiment.params import Params
+from experiment.randomness import stream
+from experiment.statistics import Comparison, compare_paired, correct_family
+
+
+class Measure(NamedTuple):
+    """A column of an arm's outcomes."""
+
+    label: str
+    unit: str
+    lower_is_better: bool = True
+
+
+# The first is the one that conclusions are drawn from.
+MEASURES = {
+    "test_loss": Measure("test loss, last epoch", "nats"),
+    "test_accuracy": Measure("test accuracy, last epoch", "share", lower_is_better=False),
+    "best_validation_loss": Measure("best validation loss of all epochs", "nats"),
+    "train_loss": Measure("train loss, last epoch", "nats"),
+}
+
+
+def outcomes(arm: str) -> pd.DataFrame:
+    """The final replicates of an arm, a row each, by their numbers."""
+    path = Path(f"metrics/studies/replicates/{arm}.csv")
+    return files.read_csv(path, "replicate", *MEASURES).set_index("replicate")
+
+
+def compare(
+    params: Params, arm: str, against: str, measure: str, outcomes_of: dict[str, pd.DataFrame]
+) -> Comparison:
+    """Compare two arms over the replicates that both have."""
+    treatment, baseline = outcomes_of[arm][measure], outcomes_of[against][measure]
+    shared = treatment.index.intersection(baseline.index)
+    treatment, baseline = treatment[shared], baseline[shared]
+    return compare_paired(
+        treatment,
+        baseline,
+        margin=params.compare.margin * baseline.mean(),
+        rng=stream(params.seed, "studies", arm, against, measure),
+        lower_is_better=MEASURES[measure].lower_is_better,
+    )
+
+
+def comparisons(params: Params, study: str) -> pd.DataFrame:
+    """Every arm of a study against every arm that it names, by every measure, a row each.
+
+    The comparisons with one arm by one measure are a family, Holm-corrected as such: `p_value`,
+    `equivalence_p_value` and `verdict` are corrected, the intervals are those of one comparison.
+    """
+    arms = params.studies.arms
+    of_study = {name: arm for name, arm in arms.items() if arm.study == study}
+    if not of_study:
+        raise UserError(f"params.yaml: no arm in studies.arms has study: {study}")
+    unknown = {base for arm in of_study.values() for base in arm.against} - set(arms)
+    if unknown:
+        raise UserError(f"params.yaml: studies.arms has no {', '.join(sorted(unknown))}")
+    found = {
+        name: outcomes(name)
+        for name in {*of_study, *(base for arm in of_study.values() for base in arm.against)}
+    }
+    rows = []
+    for measure, described in MEASURES.items():
+        for base in dict.fromkeys(base for arm in of_study.values() for base in arm.against):
+            family = [name for name, arm in of_study.items() if base in arm.against]
+            single = [compare(params, name, base, measure, found) for name in family]
+            for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
+                shared = found[name].index.intersection(found[base].index)
+                rows.append(
+                    {
+                        "arm": name,
+                        "label": arms[name].label,
+                        "against": base,
+                        "measure": measure,
+                        "unit": described.unit,
+                        "replicates": alone.replicates,
+                        "mean": float(found[name].loc[shared, measure].mean()),
+                        "mean_against": float(found[base].loc[shared, measure].mean()),
+                        "difference": alone.mean_difference,
+                        "interval_low": alone.low,
+                        "interval_high": alone.high,
+                        "margin": alone.margin,
+                        "p_value": corrected.p_value,
+                        "p_value_uncorrected": alone.p_value,
+                        "equivalence_p_value": corrected.equivalence_p_value,
+                        "equivalence_p_value_uncorrected": alone.equivalence_p_value,
+                        "probability_lower": alone.probability_lower,
+                        "correlation": alone.correlation,
+                        "verdict": corrected.verdict,
+                    }
+                )
+    table = pd.DataFrame(rows)
+    for column, names in (("lr", table["arm"]), ("lr_against", table["against"])):
+        table[column] = [_tuned(name)["lr"] for name in names]
+    table["lr_on_boundary"] = [_tuned(name)["on_boundary"] for name in table["arm"]]
+    return table
+
+
+def _tuned(arm: str) -> dict[str, float | bool]:
+    return files.read_json(Path(f"metrics/studies/arms/{arm}.json"))
+
+
+def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) -> pd.DataFrame:
+    """The rows of one measure, and of one arm compared with."""
+    rows = table[table["measure"] == measure]
+    return rows if against is None else rows[rows["against"] == against]
+
+
+def labels(params: Params, names: Iterable[str]) -> list[str]:
+    """What tables and figures call the arms."""
+    return [params.studies.arms[name].label for name in names]

@@ -1,0 +1,45 @@
+"""Adam against Adam must come out neither better nor worse: real trainings, disjoint replicates."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from experiment import data
+from experiment.outcomes import outcomes
+from experiment.params import Data
+from experiment.statistics import ALPHA, compare_paired
+from experiment.training import Group, Setting, train_group
+
+SETTING = Setting(
+    optimizer="adam",
+    hyperparameters={"lr": 0.01},
+    hidden=(8,),
+    epochs=2,
+    batch_size=32,
+    device="cpu",
+    seed=0,
+    purpose="calibration",
+)
+REPLICATES, PAIRS, REPEATS = 96, 20, 400
+
+
+def test_adam_against_adam_is_called_different_at_the_stated_rate() -> None:
+    dataset = data.split(data.published(), Data(train=320, validation=160, shuffle=False))
+    result = train_group(dataset, Group(SETTING, 0, REPLICATES))
+    losses = outcomes({name: tensor.numpy() for name, tensor in result.items()})["test_loss"]
+    rng = np.random.default_rng(0)
+
+    verdicts = []
+    for repeat in range(REPEATS):
+        drawn = rng.permutation(REPLICATES)
+        one, other = losses.to_numpy()[drawn[:PAIRS]], losses.to_numpy()[drawn[PAIRS : 2 * PAIRS]]
+        margin = 1e-3 * losses.mean()  # far below the noise: nothing can be called equivalent
+        found = compare_paired(one, other, margin=margin, rng=repeat, resamples=999)
+        verdicts.append(found.verdict)
+
+    wrong = sum(verdict in ("better", "worse") for verdict in verdicts) / REPEATS
+    assert wrong <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / REPEATS)
+    assert wrong > 0  # the test could have found a difference
+    assert "equivalent" not in verdicts

@@ -1,0 +1,133 @@
+"""The controls of the experiment: what each does to a gradient, and that replicates stay apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from experiment.errors import UserError
+from experiment.filtered_adam import FilteredAdam, truncated
+from experiment.optimizers import adam_complement, factory, lrg_adam_energy, lrg_adam_permuted
+from experiment.optimizers.adam_random_subspace import RandomSubspace
+
+CONTROLS = {
+    "adam": {},
+    "lrg_adam": {"rank": 2},
+    "lrg_adam_per_layer": {"rank_share": 0.5},
+    "lrg_adam_permuted": {"rank": 2},
+    "lrg_adam_energy": {"energy": 0.7},
+    "adam_complement": {"rank": 2},
+    "per_replicate": {"rank": [2, 2, 2]},
+}
+
+
+def matrices() -> Tensor:
+    return torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def best(matrix: Tensor, rank: int) -> Tensor:
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return ((u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]).float()
+
+
+def steps(name: str, replicates: slice, **hyperparameters: object) -> list[Tensor]:
+    """Weights of the replicates after three steps."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randn(3, *shape, generator=generator) for shape in ((5, 4), (5,), (3, 5))]
+    gradients = [[torch.randn(w.shape, generator=generator) for w in drawn] for _ in range(3)]
+    weights = [w[replicates].clone().requires_grad_() for w in drawn]
+    optimizer = factory(name)(weights, **hyperparameters)
+    for step in gradients:
+        for weight, gradient in zip(weights, step, strict=True):
+            weight.grad = gradient[replicates].clone()
+        optimizer.step()
+    return weights
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_replicates_do_not_mix(name: str) -> None:
+    lr = [0.01] * 3 if name == "per_replicate" else 0.01
+    together = steps(name, slice(None), lr=lr, **CONTROLS[name])
+    for replicate in range(3):
+        alone = steps(
+            name,
+            slice(replicate, replicate + 1),
+            lr=lr if name != "per_replicate" else lr[:1],
+            **CONTROLS[name] if name != "per_replicate" else {"rank": [2]},
+        )
+        for a, b in zip(together, alone, strict=True):
+            torch.testing.assert_close(a[replicate], b[0], rtol=0, atol=1e-5)
+
+
+def test_per_replicate_is_adam_with_the_learning_rate_of_each() -> None:
+    found = steps("per_replicate", slice(None), lr=[0.1, 0.01, 0.001])
+    for replicate, lr in enumerate([0.1, 0.01, 0.001]):
+        for a, b in zip(found, steps("adam", slice(None), lr=lr), strict=True):
+            torch.testing.assert_close(a[replicate], b[replicate], rtol=1e-5, atol=1e-6)
+
+
+def test_per_replicate_is_lrg_adam_with_the_rank_of_each() -> None:
+    found = steps("per_replicate", slice(None), lr=[0.01] * 3, rank=[1, 3, 20])
+    for replicate, rank in enumerate([1, 3, 20]):
+        for a, b in zip(found, steps("lrg_adam", slice(None), lr=0.01, rank=rank), strict=True):
+            torch.testing.assert_close(a[replicate], b[replicate], rtol=1e-3, atol=1e-4)
+
+
+def test_truncation_is_the_best_approximation() -> None:
+    torch.testing.assert_close(truncated(matrices(), 2), best(matrices(), 2), rtol=0, atol=1e-5)
+
+
+def test_the_complement_is_the_rest() -> None:
+    rest = adam_complement.complement(matrices(), 2)
+    torch.testing.assert_close(rest, matrices() - best(matrices(), 2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("energy", [0.3, 0.7, 0.95, 1.0])
+def test_the_energy_is_reached_by_no_more_rank_than_needed(energy: float) -> None:
+    kept = lrg_adam_energy.keep_energy(matrices(), energy)
+    for matrix, found in zip(matrices(), kept, strict=True):
+        shares = torch.linalg.svdvals(matrix).square().cumsum(0)
+        rank = 1 + int((shares < energy * shares[-1] * (1 - 1e-6)).sum())
+        torch.testing.assert_close(found, best(matrix, rank), rtol=0, atol=1e-4)
+
+
+def test_permuting_the_entries_puts_them_back() -> None:
+    filtered = lrg_adam_permuted.PermutedEntries(6)(matrices())
+    torch.testing.assert_close(filtered, matrices(), rtol=0, atol=1e-5)
+    some = lrg_adam_permuted.PermutedEntries(2)(matrices())
+    assert not torch.allclose(some, best(matrices(), 2), atol=0.1)
+
+
+def test_random_directions_are_new_each_time_and_the_same_each_run() -> None:
+    first, again = RandomSubspace(2), RandomSubspace(2)
+    one, two = first(matrices()), first(matrices())
+    assert torch.equal(one, again(matrices()))
+    assert not torch.allclose(one, two)
+    assert torch.linalg.matrix_rank(one).tolist() == [2, 2, 2]
+    # A projection: what is left out is orthogonal to what is kept.
+    torch.testing.assert_close(
+        (one * (matrices() - one)).sum((-2, -1)), torch.zeros(3), rtol=0, atol=1e-4
+    )
+
+
+def test_a_filter_that_changes_nothing_is_adam_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(3, 5, 4, generator=generator)
+    gradient = torch.randn(3, 5, 4, generator=generator)
+    results = []
+    for create in (
+        lambda weights: FilteredAdam(weights, lr=0.1, gradient_filter=lambda matrix: matrix),
+        lambda weights: torch.optim.Adam(weights, lr=0.1, fused=True),
+    ):
+        weight = drawn.clone().requires_grad_()
+        weight.grad = gradient.clone()
+        create([weight]).step()
+        results.append(weight)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", ["nonexistent", "../adam", "adam.create"])
+def test_an_unknown_optimizer_is_named(name: str) -> None:
+    with pytest.raises(UserError, match="no optimizer"):
+        factory(name)

@@ -1,0 +1,166 @@
+"""The studies: what they read and write, what they run again, and an optimizer more."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from project import ROOT, SMALL_STUDIES, STUDIES, Project, set_params, stage_outputs
+from test_hermetic import files_below, isolated
+
+pytestmark = pytest.mark.slow  # two minutes on two cores: there are many stages
+
+ANALYSES = [
+    "rank_sweep",
+    "learning_rate",
+    *(f"compare_arms@{study}" for study in ("controls", "noise_dial", "elsewhere", "approximate")),
+    "gradients",
+    "published",
+    "conclusion",
+]
+ARMS = [f"arm@{name}" for name in SMALL_STUDIES["studies.arms"]]
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose studies have run; not to be changed."""
+    project = Project.fresh(tmp_path_factory.mktemp("studied"), SMALL_STUDIES)
+    project.dvc("repro", STUDIES)
+    project.commit("Results")
+    return project
+
+
+@pytest.fixture
+def project(studied: Project, tmp_path: Path) -> Project:
+    return studied.copy(tmp_path / "project")
+
+
+def studies_run(project: Project, *arguments: str) -> list[str]:
+    """The stages of the studies that `dvc <arguments>` ran, without the name of their file."""
+    return [name.removeprefix(f"{STUDIES}:") for name in project.ran(*arguments)]
+
+
+@pytest.mark.parametrize("name", [*ARMS, *ANALYSES])
+def test_a_study_needs_its_declared_inputs_alone(
+    studied: Project, name: str, tmp_path: Path
+) -> None:
+    stage = studied.stages(STUDIES)[name]
+    sandbox = isolated(studied, stage, tmp_path)
+    before = files_below(tmp_path)
+
+    sandbox.run("sh", "-c", stage["cmd"])
+
+    after = files_below(tmp_path)
+    assert set(after) - set(before) == set(stage_outputs(stage))
+    assert {path: after[path] for path in before} == before
+    # The same bytes again: nothing depends on time, on place or on what ran before.
+    assert all(after[path] == (studied.folder / path).read_bytes() for path in stage_outputs(stage))
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    assert studies_run(project, "repro", STUDIES) == []
+
+
+def test_the_main_pipeline_needs_no_study(studied: Project) -> None:
+    outputs = {path for s in studied.stages(STUDIES).values() for path in stage_outputs(s)}
+    inputs = {path for stage in studied.stages().values() for path in stage["deps"]}
+    assert not outputs & inputs
+
+
+def test_full_rank_is_adam_to_the_last_bit(studied: Project) -> None:
+    replicates = studied.folder / "metrics/studies/replicates"
+    assert (replicates / "rank_21.csv").read_bytes() == (replicates / "adam.csv").read_bytes()
+
+
+def test_a_full_rank_that_differs_from_adam_is_refused(project: Project) -> None:
+    path = project.folder / "metrics/studies/replicates/rank_21.csv"
+    table = pd.read_csv(path)
+    table.loc[0, "test_loss"] += 1e-9
+    table.to_csv(path, index=False)
+    failed = project.run("python", "stages/study.py", "rank_sweep", check=False)
+    assert failed.returncode != 0
+    assert "rank_21 keeps the whole gradient and yet differs from Adam" in failed.stderr
+
+
+def test_a_change_of_one_arm_trains_that_arm_alone(project: Project) -> None:
+    params = project.folder / "params.yaml"
+    arms = yaml.safe_load(params.read_text())["studies"]["arms"]
+    arms["random_subspace"]["hyperparameters"]["rank"] = 2
+    set_params(params, {"studies.arms": arms})
+
+    ran = studies_run(project, "repro", STUDIES)
+
+    assert [name for name in ran if name.startswith("arm@")] == ["arm@random_subspace"]
+    assert "published" not in ran
+
+
+def test_the_conclusion_names_the_first_broken_link(studied: Project) -> None:
+    conclusion = json.loads((studied.folder / "metrics/conclusion.json").read_text())
+    links = conclusion["links"]
+    assert list(links) == [
+        "noise hurts",
+        "the top subspace is cleaner",
+        "cleaner survives Adam",
+        "it pays",
+    ]
+    broken = [name for name, link in links.items() if not link["holds"]]
+    assert conclusion["first_broken_link"] == (broken[0] if broken else None)
+
+
+def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project) -> None:
+    """The worked example of the README, as far as it has one."""
+    readme = (ROOT / "README.md").read_text()
+    found = re.search(r"`stages/experiment/optimizers/sgd\.py`.*?```python\n(.*?)```", readme, re.S)
+    code = (
+        found[1]
+        if found
+        else (
+            "import torch\n\nfrom experiment.optimizers import Weights\n\n\n"
+            "def create(weights: Weights, *, lr: float, **options: float) "
+            "-> torch.optim.Optimizer:\n"
+            '    """Stochastic gradient descent."""\n'
+            "    return torch.optim.SGD(weights, lr=lr, **options)\n"
+        )
+    )
+    (project.folder / "stages/experiment/optimizers/sgd.py").write_text(code)
+    params = project.folder / "params.yaml"
+    arms = yaml.safe_load(params.read_text())["studies"]["arms"]
+    arms["sgd"] = {
+        "study": "controls",
+        "label": "SGD with momentum",
+        "optimizer": "sgd",
+        "hyperparameters": {"momentum": 0.9},
+        "against": ["adam"],
+        "lrs": [0.01, 0.1],
+    }
+    set_params(params, {"studies.arms": arms})
+
+    ran = studies_run(project, "repro", f"{STUDIES}:compare_arms@controls")
+
+    assert ran == ["arm@sgd", "compare_arms@controls"]
+    table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
+    assert set(table["arm"]) == {"random_subspace", "sgd"}
+    row = table[(table["arm"] == "sgd") & (table["measure"] == "test_loss")].iloc[0]
+    assert row["verdict"] in {"better", "worse", "equivalent", "inconclusive"}
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"optimiser": "adam"}, "unknown key studies.arms.adam.optimiser"),
+        ({"noise": "much"}, "studies.arms.adam.noise = 'much'; allowed: a number from 0 to 100"),
+        ({"optimizer": "nonexistent"}, "no optimizer nonexistent"),
+    ],
+)
+def test_a_mistake_in_an_arm_is_named(project: Project, arm: dict, message: str) -> None:
+    params = project.folder / "params.yaml"
+    arms = yaml.safe_load(params.read_text())["studies"]["arms"]
+    set_params(params, {"studies.arms": arms | {"adam": arms["adam"] | arm}})
+    failed = project.run("python", "stages/study.py", "arm", "adam", check=False)
+    assert failed.returncode != 0
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
