@@ -16,7 +16,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with errors.reported():
+    with errors.reported(), files.inputs_unchanged():
         versions.check()
         main()
-        files.check_inputs()

@@ -103,7 +103,6 @@ def main(optimizer: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("optimizer", choices=("adam", "lrg_adam"))
-    with errors.reported():
+    with errors.reported(), files.inputs_unchanged():
         versions.check()
         main(parser.parse_args().optimizer)
-        files.check_inputs()

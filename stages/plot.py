@@ -83,8 +83,7 @@ def tuning() -> Figure:
 
 
 if __name__ == "__main__":
-    with errors.reported():
+    with errors.reported(), files.inputs_unchanged():
         versions.check()
         files.write_figure(Path("plots/convergence_comparison.png"), convergence())
         files.write_figure(Path("plots/tuning.png"), tuning())
-        files.check_inputs()

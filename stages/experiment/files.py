@@ -10,7 +10,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,20 @@ if TYPE_CHECKING:
 
 # How to read again what this process has read, and what that was.
 _inputs: dict[Path, tuple[Callable[[], object], object]] = {}
+# All sources, before more than the first are loaded; a stage answers for those it comes to load.
+_SOURCES = {
+    path: (path.read_bytes, path.read_bytes()) for path in Path(__file__).parents[1].rglob("*.py")
+}
 
 
 def watch(path: Path, current: Callable[[], object]) -> None:
-    """Let `check_inputs` see whether what an input holds, now `current()`, stays the same."""
+    """Let `inputs_unchanged` see whether what an input holds, now `current()`, stays the same."""
     _inputs[path] = current, current()
 
 
-def check_inputs() -> None:
-    """Make sure that no input has changed since it was read.
+@contextmanager
+def inputs_unchanged() -> Iterator[None]:
+    """Run a stage, and make sure that no input has changed since it was read.
 
     DVC records the inputs of a stage as they are when the stage ends: what was computed from
     older ones would pass for a result of the newer ones.
@@ -42,15 +48,17 @@ def check_inputs() -> None:
         UserError: a source, a parameter or a file that was read is another one now.
 
     """
+    _inputs.clear()
+    yield
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    for path, (current, before) in _inputs.items():
-        if path.suffix != ".py" or str(path) in loaded:
-            try:
-                now = current()
-            except (OSError, UserError):
-                now = None
-            if now != before:
-                raise UserError(f"{path}: changed while the stage ran; run `dvc repro` again")
+    sources = {path: source for path, source in _SOURCES.items() if str(path) in loaded}
+    for path, (current, before) in (_inputs | sources).items():
+        try:
+            now = current()
+        except (OSError, UserError):
+            now = None
+        if now != before:
+            raise UserError(f"{path}: changed while the stage ran; run `dvc repro` again")
 
 
 def read(path: Path) -> bytes:
@@ -175,8 +183,3 @@ def write_figure(path: Path, figure: Figure) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write(path, buffer.getvalue())
-
-
-# All sources, now that the first is loaded; a stage answers for those that it comes to load.
-for _source in Path(__file__).parents[1].rglob("*.py"):
-    watch(_source, _source.read_bytes)

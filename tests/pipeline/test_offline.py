@@ -62,6 +62,7 @@ def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> Non
     assert "pickle.find_class" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_network(project: Project, finished: Project) -> None:
     denied = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False)
     if denied.returncode:
