@@ -43,10 +43,27 @@ class FilteredAdam(torch.optim.Adam):
         super().step(closure)
 
 
+def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (R, n), ascending, and eigenvectors (R, n, n) of G^T G for matrices (R, n, n).
+
+    In float32; each matrix is scaled to entries of at most 1 first, so the eigenvalues are
+    relative to its largest entry. Those of a matrix that is not finite are NaN.
+    """
+    largest = matrix.abs().amax((-2, -1), keepdim=True)
+    good = largest.isfinite()
+    scaled = (matrix / largest.clamp(min=1e-30)).where(good, 0)
+    gram = scaled.mT @ scaled
+    try:
+        values, vectors = torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:  # seen where a training has all but diverged
+        values, vectors = (part.float() for part in torch.linalg.eigh(gram.double()))
+    return values.where(good[..., 0], torch.nan), vectors.where(good, torch.nan)
+
+
 def truncated(matrix: Tensor, rank: int) -> Tensor:
     """Best approximations of rank `rank` of the matrices (R, n, n), by eigenvectors of G^T G.
 
     In float32, and with no proof attempted: a control's spectrum may be too flat for one.
     """
-    basis = torch.linalg.eigh(matrix.mT @ matrix).eigenvectors[..., -rank:]
+    basis = spectrum(matrix)[1][..., -rank:]
     return (matrix @ basis) @ basis.mT

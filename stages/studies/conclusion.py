@@ -13,7 +13,7 @@ Evidence = dict[str, object]
 
 
 NUMBERS = ("difference", "interval_low", "interval_high")
-TEXT = ("arm", "against", "measure", "verdict")
+TEXT = ("arm", "label", "against", "measure", "unit", "verdict")
 
 
 def compared(study: str, *columns: str) -> pd.DataFrame:

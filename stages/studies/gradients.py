@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from experiment import data, files
 from experiment.data import Dataset
 from experiment.errors import UserError
-from experiment.figures import SERIES, line_with_band, panels
 from experiment.gradients import Look, look, noise_energy
 from experiment.params import Params, read_params
 from experiment.randomness import stream
-from experiment.statistics import MeanInterval, mean_interval
+from experiment.statistics import mean_interval
 from experiment.training import Setting
 from experiment.work import Work
 
@@ -101,54 +99,8 @@ def table(params: Params, arm: str, found: Mapping[str, np.ndarray]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def draw(params: Params, rows: pd.DataFrame, null: dict[int, float]) -> Figure:
-    """Energy against its nulls, the cosines, the loss after a step, and the leak, by rank."""
-    given, arms = params.studies.gradients, params.studies.arms
-    figure, (energy, cosines, steps, leak) = panels(4)
-
-    def add(axes: object, arm: str, quantity: str, label: str, style: Mapping[str, object]) -> None:
-        chosen = rows[
-            (rows["trajectory"] == arm) & (rows["quantity"] == quantity) & (rows["epoch"] == "all")
-        ]
-        interval = MeanInterval(chosen["mean"], chosen["low"], chosen["high"])
-        line_with_band(axes, chosen["rank"], interval, label=label, **style)
-
-    for i, arm in enumerate(given.trajectories):
-        along = f"along {arms[arm].label}"
-        add(energy, arm, "energy", f"gradients {along}", SERIES[i])
-        add(cosines, arm, "cosine_fresh", f"to fresh samples, {along}", SERIES[i])
-        add(steps, arm, "step_loss", along, SERIES[i])
-        add(leak, arm, "step_leak", f"truncated, {along}", SERIES[i])
-    first = given.trajectories[0]
-    add(energy, first, "energy_permuted", "their entries permuted", SERIES[2])
-    energy.plot(list(null), list(null.values()), label="pure noise", **SERIES[6], markersize=4)
-    add(cosines, first, "cosine_train", f"to all samples, along {arms[first].label}", SERIES[2])
-    add(leak, first, "step_leak_adam", f"Adam, along {arms[first].label}", SERIES[2])
-    for axes in (cosines, steps):
-        axes.axhline(0, color="0.4", linewidth=0.8)
-    for axes in (energy, cosines, steps, leak):
-        axes.set(xscale="log", xlabel="rank kept of the gradient matrix")
-        axes.set_xticks(given.ranks, [str(rank) for rank in given.ranks])
-        axes.minorticks_off()
-        axes.legend(fontsize=8)
-    energy.set(ylabel="share of the squared norm", title="Captured energy", ylim=(0, 1.02))
-    cosines.set(
-        ylabel="cosine of the truncated minus the raw gradient",
-        title="Is the truncated gradient cleaner?\n(above 0: yes)",
-    )
-    steps.set(
-        ylabel="loss after a truncated step minus Adam's (nats)",
-        title="One step of equal length, fresh samples\n(below 0: truncation helps)",
-    )
-    leak.set(
-        ylabel="share of the update's squared norm",
-        title="Update where the gradient was\nexactly zero for an epoch",
-    )
-    return figure
-
-
 def main() -> None:
-    """Write metrics/studies/gradients.csv and plots/studies/gradients.png."""
+    """Write metrics/studies/gradients.csv."""
     params = read_params(READS)
     given = params.studies.gradients
     read = Dataset.read()
@@ -177,4 +129,3 @@ def main() -> None:
         rows = pd.concat(tables, ignore_index=True)
         rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
         files.write_csv(Path("metrics/studies/gradients.csv"), rows)
-        files.write_figure(Path("plots/studies/gradients.png"), draw(params, rows, null))

@@ -131,3 +131,14 @@ def test_a_filter_that_changes_nothing_is_adam_to_the_bit() -> None:
 def test_an_unknown_optimizer_is_named(name: str) -> None:
     with pytest.raises(UserError, match="no optimizer"):
         factory(name)
+
+
+def test_a_diverged_replicate_leaves_the_spectra_of_the_others_alone() -> None:
+    broken = matrices()
+    broken[1, 0, 0] = torch.inf
+    found = truncated(broken, 2)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[0], best(matrices()[0], 2), rtol=0, atol=1e-5)
+    huge = truncated(matrices() * 1e25, 2)  # whose squares float32 cannot hold
+    torch.testing.assert_close(huge / 1e25, best(matrices(), 2), rtol=0, atol=1e-5)
+    assert not truncated(torch.zeros(1, 6, 6), 2).any()

@@ -19,6 +19,7 @@ ANALYSES = [
     "learning_rate",
     *(f"compare_arms@{study}" for study in ("controls", "noise_dial", "elsewhere", "approximate")),
     "gradients",
+    "plot_gradients",
     "published",
     "conclusion",
 ]

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import FilteredAdam
+from experiment.filtered_adam import FilteredAdam, spectrum
 from experiment.optimizers import Weights
 
 
@@ -14,7 +14,7 @@ def keep_energy(matrix: Tensor, energy: float) -> Tensor:
 
     Energy is the squared Frobenius norm.
     """
-    values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
+    values, vectors = spectrum(matrix)
     values = values.clamp(min=0).flip(-1)
     kept = values.cumsum(-1)
     # A direction is needed where those before it do not hold the share yet.

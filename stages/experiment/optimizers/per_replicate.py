@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from experiment.filtered_adam import spectrum
 from experiment.optimizers import Weights
 from lrg_adam.flatten import from_square, to_square
 
@@ -57,7 +58,7 @@ class PerReplicateAdam(torch.optim.Optimizer):
     @staticmethod
     def _truncated(gradients: Sequence[Tensor], rank: Tensor) -> list[Tensor]:
         matrix = to_square(gradients, 1, torch.float32)
-        vectors = torch.linalg.eigh(matrix.mT @ matrix).eigenvectors
+        _, vectors = spectrum(matrix)
         side = matrix.shape[-1]
         kept = torch.arange(side) >= side - rank[:, None]
         basis = vectors * kept[:, None, :]
