@@ -6,6 +6,7 @@ import json
 import re
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 from project import ROOT, Project
@@ -70,6 +71,51 @@ def test_the_tuned_parameters_are_the_committed_ones() -> None:
     assert f"{read('metrics/comparison.json')['pairs']} paired replicates" in README
 
 
+def study(name: str, *, against: str) -> pd.DataFrame:
+    table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv")
+    return table[(table["measure"] == "test_loss") & (table["against"] == against)]
+
+
+def interval(row: pd.Series) -> str:
+    return f"{row['interval_low']:+.3f} to {row['interval_high']:+.3f}"
+
+
+def test_the_table_of_ranks_is_the_committed_one() -> None:
+    accuracy = pd.read_csv(ROOT / "metrics/studies/rank_sweep.csv").query(
+        "measure == 'test_accuracy'"
+    )
+    for _, row in study("rank_sweep", against="adam").iterrows():
+        share = accuracy.loc[accuracy["arm"] == row["arm"], "mean"].item()
+        cells = [
+            f"{row['rank']:g}",
+            f"{row['lr']:g}",
+            f"{row['mean']:.3f}",
+            f"{row['difference']:+.3f}",
+            interval(row),
+            f"{share:.3f}",
+            row["verdict"],
+        ]
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_the_table_of_controls_is_the_committed_one() -> None:
+    for _, row in study("controls", against="rank_20").iterrows():
+        cells = [row["label"], f"{row['difference']:+.3f}", interval(row), row["verdict"]]
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_the_conclusion_is_the_computed_one() -> None:
+    conclusion = read("metrics/conclusion.json")
+    assert f"first broken link is **{conclusion['first_broken_link']}**" in README
+    for name, link in conclusion["links"].items():
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| {name} |")]
+        assert row.endswith(f"| {'yes' if link['holds'] else 'no'} |")
+    comparison = read("metrics/comparison.json")
+    del comparison["pairs"]
+    verdicts = {value["verdict"] for value in comparison.values()}
+    assert ("worse than Adam in every measure" in README) == (verdicts == {"worse"})
+
+
 @pytest.mark.parametrize("key", parameters())
 def test_the_table_of_parameters_is_complete(key: str) -> None:
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{key}` |")]
@@ -90,7 +136,7 @@ def test_the_graph_is_the_one_of_the_pipeline() -> None:
 
 
 def test_the_example_trains() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```python\n(import torch\nfrom lrg_adam.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(example, names)
     assert names["loss"] < 0.5

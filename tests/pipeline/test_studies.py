@@ -113,19 +113,10 @@ def test_the_conclusion_names_the_first_broken_link(studied: Project) -> None:
 
 
 def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project) -> None:
-    """The worked example of the README, as far as it has one."""
+    """The worked example of the README."""
     readme = (ROOT / "README.md").read_text()
-    found = re.search(r"`stages/experiment/optimizers/sgd\.py`.*?```python\n(.*?)```", readme, re.S)
-    code = (
-        found[1]
-        if found
-        else (
-            "import torch\n\nfrom experiment.optimizers import Weights\n\n\n"
-            "def create(weights: Weights, *, lr: float, **options: float) "
-            "-> torch.optim.Optimizer:\n"
-            '    """Stochastic gradient descent."""\n'
-            "    return torch.optim.SGD(weights, lr=lr, **options)\n"
-        )
+    (code,) = re.findall(
+        r"`stages/experiment/optimizers/sgd\.py`.*?```python\n(.*?)```", readme, re.S
     )
     (project.folder / "stages/experiment/optimizers/sgd.py").write_text(code)
     params = project.folder / "params.yaml"
