@@ -57,12 +57,13 @@ class Run:
 
     def stage(self) -> psutil.Process:
         """The process of the stage that is running."""
-        (stage,) = [
+        found = [
             process
             for process in psutil.Process(self.process.pid).children(recursive=True)
             if any(argument.startswith("stages/") for argument in process.cmdline())
         ]
-        return stage
+        # A worker that has been forked and not yet become another program looks like the stage.
+        return min(found, key=lambda process: process.create_time())
 
 
 def left_behind(project: Project, patience: float = 30) -> list[psutil.Process]:

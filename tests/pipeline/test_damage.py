@@ -174,7 +174,8 @@ def test_a_dependency_deleted_while_a_stage_runs_is_named(
 def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
     project: Project, edited: str
 ) -> None:
-    set_params(project.folder / "params.yaml", {"seed": 1})
+    # Trials enough for the edit to come before the last of them.
+    set_params(project.folder / "params.yaml", {"seed": 1, "tune.trials": 60})
     shutil.rmtree(project.folder / ".scratch")
     run = Run.dvc(project, "repro", "tune_adam")
     run.until(lambda: kept(project))

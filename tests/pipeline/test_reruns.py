@@ -39,7 +39,10 @@ def test_going_back_after_an_experiment_leaves_nothing_to_run(project: Project) 
 def test_more_final_replicates_retune_nothing(project: Project) -> None:
     set_params(project.folder / "params.yaml", {"final_train.replicates": 8})
 
-    assert project.ran("repro") == ["final_train@adam", "final_train@lrg_adam", "compare", "plot"]
+    ran = project.ran("repro")
+    # The two trainings do not depend on each other: DVC may run either first.
+    assert sorted(ran[:2]) == ["final_train@adam", "final_train@lrg_adam"]
+    assert ran[2:] == ["compare", "plot"]
 
 
 def test_an_edit_of_the_plot_script_replots_alone(project: Project) -> None:
