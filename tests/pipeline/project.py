@@ -127,6 +127,21 @@ def set_params(path: Path, changes: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
+def copy_repository(folder: Path) -> None:
+    """Copy all files of this repository that Git does not ignore, as they are now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
 class Project:
     """A copy of the repository."""
 
@@ -136,18 +151,9 @@ class Project:
     @classmethod
     def fresh(cls, folder: Path, changes: dict[str, object] = SMALL) -> Project:
         """A new Git repository with this one's files, as they are now, and no results."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split("\0")
-        for name in filter(None, listed):
-            source = ROOT / name
-            if source.is_file() and source.name != "dvc.lock":
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, folder / name)
+        copy_repository(folder)
+        for lock in folder.rglob("dvc.lock"):
+            lock.unlink()
         project = cls(folder)
         for output in project.outputs():
             (folder / output).unlink(missing_ok=True)

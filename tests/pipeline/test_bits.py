@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, Project, stage_outputs
+from project import ROOT, Project, copy_repository, stage_outputs
 
 TRAINING = ["tune_adam", "tune_lrg_adam", "final_train@adam", "final_train@lrg_adam"]
 # What a processor that lacks AVX-512 looks like to the libraries that pick instructions by it.
@@ -91,17 +91,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     if not (ROOT / "dvc.lock").exists():
         pytest.skip("no results are committed")
     project = Project(tmp_path_factory.mktemp("committed"))
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, project.folder / name)
+    copy_repository(project.folder)
     project.run("git", "init", "-q", "-b", "main")
     project.commit("The repository, with its results")
     return project
