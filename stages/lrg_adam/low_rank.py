@@ -20,6 +20,9 @@ from torch import Tensor
 # How far from optimal "exact" may be, relative to the norm of the matrix: float32 rounding.
 _EXACT = 4 * torch.finfo(torch.float32).eps
 
+# Rounding units of the energy by which a sum of eigenvalues of a Gram matrix may be off.
+_EIGENVALUES = 32
+
 # Share of the energy left out below which float32 eigenvectors are not good enough.
 _DELICATE = 1e-4
 
@@ -36,7 +39,6 @@ class Approximation(NamedTuple):
     """A rank-k approximation and what it took to find it."""
 
     matrix: Tensor  # (..., m, n)
-    left: Tensor | None = None  # (..., m, k): orthonormal, the approximation is left left^T G
     basis: Tensor | None = None  # (..., n, r): start of the next subspace iteration
     retries: int = 0  # matrices whose decomposition failed and was repeated another way
     fallbacks: int = 0  # matrices without a certificate, for which all eigenvectors were computed
@@ -152,14 +154,14 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
     v = v @ rotation
     left = q @ rotation[..., :k]
     basis = torch.nn.functional.normalize(v, dim=-2, eps=torch.finfo(v.dtype).tiny)
-    return Approximation(left @ v[..., :k].mT, left, basis)
+    return Approximation(left @ v[..., :k].mT, basis)
 
 
 def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:
     """Improve ``start`` until its error is proven to be near the smallest possible.
 
-    Matrices whose bound fails get two more subspace iterations, and if that is not enough the exact
-    approximation of :func:`gram`.
+    Matrices whose error is too large get two more subspace iterations, up to twice, and if that is
+    not enough the exact approximation of :func:`gram`.
 
     Args:
         matrix: ``(..., m, n)``.
@@ -169,28 +171,30 @@ def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) ->
 
     """
     g = matrix.reshape(-1, *matrix.shape[-2:])
-    found = Approximation(
-        start.matrix.reshape(g.shape), *(t.reshape(len(g), *t.shape[-2:]) for t in start[1:3])
-    )
-    pending = found.matrix[:, 0, 0].isfinite().nonzero().squeeze(-1)
-    pending = pending[~(excess_error(g[pending], found.left[pending], tolerance) <= tolerance)]
-    fallbacks = retries = 0
-    if len(pending) > 0:
-        better = subspace(g[pending], k, found.basis[pending], iterations=2)
-        refused = ~(excess_error(g[pending], better.left, tolerance) <= tolerance)
-        found.matrix[pending] = better.matrix
-        found.basis[pending] = better.basis
-        pending = pending[refused]
+    found, basis = (t.reshape(len(g), *t.shape[-2:]) for t in (start.matrix, start.basis))
+    allowed = (1 + tolerance) * smallest_error(g, k)
+    allowed = allowed.clamp(min=_EXACT * _norm(g))
+
+    def refused(positions: Tensor, approximation: Tensor) -> Tensor:
+        return positions[_norm(g[positions] - approximation) > allowed[positions]]
+
+    finite = found[:, 0, 0].isfinite().nonzero().squeeze(-1)
+    pending = refused(finite, found[finite])
+    for _ in range(2):
+        if len(pending) == 0:
+            break
+        better = subspace(g[pending], k, basis[pending], iterations=2)
+        found[pending], basis[pending] = better.matrix, better.basis
+        pending = refused(pending, better.matrix)
+    retries = 0
     if len(pending) > 0:
         exact = gram(g[pending], k)
-        found.matrix[pending] = exact.matrix
-        fallbacks, retries = len(pending), exact.retries
-    return start._replace(
-        matrix=found.matrix.view_as(matrix),
-        left=None,
-        basis=found.basis.view_as(start.basis),
+        found[pending], retries = exact.matrix, exact.retries
+    return Approximation(
+        found.view_as(matrix),
+        basis.view_as(start.basis),
         retries=retries,
-        fallbacks=fallbacks,
+        fallbacks=len(pending),
     )
 
 
@@ -224,10 +228,7 @@ def with_fresh_directions(basis: Tensor, count: int, seed: int, step: int | Tens
 
 def captured_energy(matrix: Tensor, approximation: Tensor) -> Tensor:
     """Share of the squared Frobenius norm that an orthogonal projection has kept, ``(...)``."""
-    kept, whole = (
-        torch.linalg.vector_norm(m, dim=(-2, -1), dtype=torch.float64).square()
-        for m in (approximation, matrix)
-    )
+    kept, whole = (_norm(m).square() for m in (approximation, matrix))
     return (kept / whole).where(whole != 0, 1)
 
 
@@ -283,35 +284,47 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
     return bound.amin(-1).where(proven, torch.inf)
 
 
-def excess_error(matrix: Tensor, left: Tensor, aim: float = 0.1) -> Tensor:
-    r"""Proven bound on how much worse ``left left^T G`` is than the best of its rank.
+def smallest_error(matrix: Tensor, k: int) -> Tensor:
+    r"""Lower bound on the error of every approximation of rank ``k``, tight to rounding.
+
+    The smallest is :math:`\|G - G_k\|_F^2 = \|G\|_F^2 - \sum_{i \le k} \lambda_i(G^T G)` (Eckart
+    and Young, 1936). Eigenvalues without their vectors cost less than half of an
+    eigendecomposition. What rounding may have added to them is taken off.
+
+    Args:
+        matrix: ``(..., m, n)``.
+        k: the rank.
+
+    Returns:
+        The bound ``(...)`` in float64; 0 where the error is within rounding of it, and for a matrix
+        that is not finite.
+
+    """
+    norm = _norm(matrix)
+    unit = matrix / norm.where(norm > 0, 1)[..., None, None]
+    unit = unit.nan_to_num(0, 0, 0).to(matrix.dtype)
+    c = unit @ unit.mT if matrix.shape[-1] > matrix.shape[-2] else unit.mT @ unit
+    kept = torch.linalg.eigvalsh(c)[..., -k:].sum(-1, dtype=torch.float64)
+    left_out = 1 - kept - _EIGENVALUES * torch.finfo(matrix.dtype).eps
+    return norm.nan_to_num(0, 0, 0) * left_out.clamp(min=0).sqrt()
+
+
+def excess_error(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
+    r"""How much worse an approximation of rank ``k`` is than the best one, relative to that.
 
     Args:
         matrix: ``(..., m, n)``, the ``G``.
-        left: ``(..., m, k)`` with orthonormal columns.
-        aim: the value of the bound that matters. Of all thresholds that :func:`excess_energy` could
-            test, it tests the one that leaves half of ``aim`` to the residual.
+        approximation: of the same shape.
+        k: the rank.
 
     Returns:
-        ``(...)``: an ``x`` with :math:`\|G - L L^T G\|_F \le (1 + x) \|G - G_k\|_F`, infinite
-        where nothing could be proven. It costs one Gram matrix and one Cholesky factorisation in
-        float64. An error below float32 rounding counts as none.
+        ``(...)`` in float64: an ``x`` with :math:`\|G - A\|_F \le (1 + x) \|G - G_k\|_F`,
+        infinite where the best error is lost in rounding. An error below rounding counts as none.
 
     """
-    wide = matrix.double()
-    c = wide @ wide.mT
-    v = _orthonormal(left)[0]
-    # Not to hand LAPACK a NaN, which it may not survive; the bound is NaN all the same.
-    theta, rotation = torch.linalg.eigh((v.mT @ (c @ v)).nan_to_num(0, 0, 0))
-    energy = _trace(c)
-    error = (energy - theta.sum(-1)).clamp(min=0)  # squared, as is all that follows
-    budget = error * (1 - (1 + aim) ** -2) / 2
-    # The largest mu with sum_i max(0, mu - theta_i) <= budget; theta is in ascending order.
-    terms = torch.arange(1, theta.shape[-1] + 1, device=c.device)
-    mu = ((budget[..., None] + theta.cumsum(-1)) / terms).amin(-1)
-    best = (error - excess_energy(c, v @ rotation, mu)).clamp(min=0)
-    ratio = (error / best).sqrt() - 1
-    return ratio.masked_fill(error <= energy * _EXACT**2, 0)
+    error = _norm(matrix - approximation)
+    ratio = error / smallest_error(matrix, k) - 1
+    return ratio.clamp(min=0).masked_fill(error <= _EXACT * _norm(matrix), 0)
 
 
 def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, int]:
@@ -367,6 +380,10 @@ def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
     factor = torch.linalg.cholesky_ex(normal).L
     basis = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
     return basis, factor.diagonal(dim1=-2, dim2=-1).amin(-1)
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(matrix, dim=(-2, -1), dtype=torch.float64)
 
 
 def _trace(matrix: Tensor) -> Tensor:

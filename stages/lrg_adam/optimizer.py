@@ -63,8 +63,8 @@ class MatrixInfo:
     captured_energy: Tensor | None
     """Share of the squared gradient norm that was kept, for each matrix; with ``diagnostics``."""
     excess_error: Tensor | None
-    """Proven bound on the error beyond the smallest possible, relative to it; with ``diagnostics``.
-    Zero for the exact methods, infinite where nothing could be proven."""
+    """The error beyond the smallest possible, relative to it; with ``diagnostics``. Zero for the
+    exact methods, infinite where the smallest possible is lost in rounding."""
 
 
 class LRGAdam(Adam):
@@ -149,8 +149,8 @@ class LRGAdam(Adam):
             "inplace" where others hold references to the storage (default: "rebind")
         tolerance (float, optional): for the approximate methods, the error allowed beyond the
             smallest possible, relative to it. It is proven at every step; where the proof fails the
-            method iterates, then falls back to "gram". The proof costs a Gram matrix and a Cholesky
-            factorisation in float64 (default: None, no proof)
+            method iterates, then falls back to "gram". The proof costs a Gram matrix and its
+            eigenvalues (default: None, no proof)
         seed (int, optional): randomness is a function of it and of the step, the global generator
             is left alone (default: 0)
         oversampling (int, optional): directions that the approximate methods iterate beyond the
@@ -481,10 +481,8 @@ def _info(
         energy = low_rank.captured_energy(matrix, found.matrix)
         if options["method"] in ("gram", "svd"):
             excess = torch.zeros_like(energy)
-        elif options["tolerance"] is not None:
-            excess = torch.full_like(energy, options["tolerance"])
         else:
-            excess = low_rank.excess_error(matrix, found.left)
+            excess = low_rank.excess_error(matrix, found.matrix, k)
     return MatrixInfo(tuple(matrix.shape), k, found.retries, found.fallbacks, energy, excess)
 
 

@@ -144,17 +144,24 @@ def test_the_bounds_hold(
     u = torch.linalg.svd(matrix).U[:, :k]
     other = orthogonal(n, seed + 2)[:, :k]
     left = torch.linalg.qr(u + disturbance**4 * other).Q
-    error = torch.linalg.matrix_norm(matrix - left @ (left.T @ matrix))
+    found = left @ (left.T @ matrix)
+    error = torch.linalg.matrix_norm(matrix - found)
     best = torch.linalg.svdvals(matrix)[k:].square().sum().sqrt()
-    for aim in (0.01, 0.1, 1.0):
-        bound = low_rank.excess_error(matrix, left, aim)
-        assert error <= (1 + bound) * best + 4 * EPS * torch.linalg.matrix_norm(matrix)
+    bound = low_rank.excess_error(matrix, found, k)
+    assert error <= (1 + bound) * best + 4 * EPS * torch.linalg.matrix_norm(matrix)
 
 
-def test_the_bound_is_useful() -> None:
-    matrix = with_spectrum(SPECTRA["geometric"])
-    left = torch.linalg.svd(matrix).U[:, :K]
-    assert low_rank.excess_error(matrix, left, 0.01) <= 0.01
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_smallest_error_is_a_lower_bound(name: str, scale: float) -> None:
+    matrix = (MATRICES[name] * scale).float()
+    wide = matrix.double()
+    best = torch.linalg.svdvals(wide)[K:].square().sum().sqrt()
+    norm = torch.linalg.matrix_norm(wide)
+    bound = low_rank.smallest_error(matrix, K)
+    assert bound <= best * (1 + 1e-12)
+    # Tight, unless rounding hides what is left out.
+    assert best**2 - bound**2 <= 64 * EPS * norm**2
 
 
 @pytest.fixture
@@ -285,6 +292,7 @@ def test_certified_results_keep_their_promise() -> None:
     error = torch.linalg.matrix_norm(matrix.double() - found.matrix.double())
     assert poor[0] > 1.01  # the test has something to improve
     assert (error <= 1.01 * best).all()
+    assert low_rank.certified(matrix, K, subspace(matrix, K), tolerance=0.1).fallbacks == 0
 
 
 @pytest.mark.parametrize("method", ["svd", "gram"])
