@@ -20,12 +20,7 @@ from experiment.training import Group, Setting, train_group
 from experiment.work import Work
 
 READS = (
-    "seed",
-    "device",
-    "model.name",
-    "model.hidden",
-    "training.epochs",
-    "training.batch_size",
+    *Setting.READS,
     "final_train.replicates",
     "final_train.group",
 )

@@ -20,12 +20,7 @@ from experiment.tuning import Hyperparameters, Space, TrialTask, evaluate_trial,
 from experiment.work import Work
 
 READS = (
-    "seed",
-    "device",
-    "model.name",
-    "model.hidden",
-    "training.epochs",
-    "training.batch_size",
+    *Setting.READS,
     "tune.trials",
     "tune.wave",
     "tune.replicates",

@@ -107,12 +107,28 @@ def fresh(samples: int, seed: int) -> Split:
 
     They have mean 0 and standard deviation 1 over all samples, as the published ones have.
     """
+    return _generated(num_samples=samples, train_split=1.0, seed=seed)[0]
+
+
+def offline(samples: int) -> tuple[Split, Split]:
+    """What `mnist1d.get_dataset` makes of `num_samples` when its download fails, in silence.
+
+    Four fifths of the samples to train on, the others to test on; neither are published rows.
+    """
+    return _generated(num_samples=samples)
+
+
+def _generated(**changes: float) -> tuple[Split, Split]:
     from mnist1d.data import get_dataset_args, make_dataset
 
     args = get_dataset_args()
-    args.num_samples, args.train_split, args.seed = samples, 1.0, seed
+    vars(args).update(changes)
     made = make_dataset(args)
-    return Split(np.ascontiguousarray(made["x"], dtype=np.float32), made["y"].astype(np.int64))
+    train, test = (
+        Split(np.ascontiguousarray(made[x], dtype=np.float32), made[y].astype(np.int64))
+        for x, y in (("x", "y"), ("x_test", "y_test"))
+    )
+    return train, test
 
 
 def shuffled(dataset: Dataset) -> Dataset:

@@ -193,6 +193,7 @@ class Published(_Section):
     training_samples: list[Annotated[Whole, Field(ge=1, le=PUBLISHED_TRAINING_ROWS)]] = Field(
         min_length=1, description=f"a list of whole numbers from 1 to {PUBLISHED_TRAINING_ROWS}"
     )
+    offline_samples: Whole = _whole(10, 100_000)
 
 
 class Studies(_Section):
@@ -364,12 +365,16 @@ def _only(model: type[_Section], declared: Sequence[str]) -> type[_Section]:
     fields: dict[str, Any] = {}
     for name, rests in _heads(declared).items():
         field = model.model_fields[name]
-        fields[name] = (_only(field.annotation, rests) if rests else field.annotation, field)
+        whole = not rests or get_origin(field.annotation) is dict
+        fields[name] = (field.annotation if whole else _only(field.annotation, rests), field)
     return create_model(model.__name__, __base__=_Section, **fields)
 
 
 def _pick(raw: Mapping[str, Any], declared: Sequence[str]) -> dict[str, Any]:
-    return {
-        name: _pick(raw[name], rests) if rests else raw[name]
-        for name, rests in _heads(declared).items()
-    }
+    try:
+        return {
+            name: _pick(raw[name], rests) if rests else raw[name]
+            for name, rests in _heads(declared).items()
+        }
+    except KeyError as name:  # of a mapping that has names of its own, such as the arms
+        raise UserError(f"{PARAMS_FILE}: nothing is named {name}") from None

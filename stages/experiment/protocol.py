@@ -15,7 +15,7 @@ import optuna
 import torch
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from experiment.data import Split
+from experiment.data import Split, offline
 from experiment.randomness import stream
 from experiment.training import Setting, evaluate, train
 
@@ -41,6 +41,7 @@ class Protocol:
     lr: tuple[float, float]
     rank: tuple[int, int]
     training_samples: tuple[int, ...]
+    offline_samples: int | None = None  # instead of the published rows; see `data.offline`
 
     @property
     def samplers(self) -> range:
@@ -62,6 +63,9 @@ def repeat(data: Dataset, task: Protocol) -> Result:
         (R, epochs + 1), and `adam_accuracy_N` and `lrg_adam_accuracy_N` (R,) at the last epoch.
 
     """
+    if task.offline_samples is not None:
+        train_rows, test_rows = offline(task.offline_samples)
+        data = data._replace(train=train_rows, validation=test_rows)
     result: Result = {}
     lr = FloatDistribution(*task.lr, log=True)
     spaces = {"adam": {"lr": lr}, "lrg_adam": {"lr": lr, "rank": IntDistribution(*task.rank)}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,16 @@ Hyperparameters = Mapping[str, float | int | str]
 @dataclass(frozen=True)
 class Setting:
     """What one training run depends on, apart from the data and the replicates."""
+
+    # The parameters that `of` reads.
+    READS: ClassVar = (
+        "seed",
+        "device",
+        "model.name",
+        "model.hidden",
+        "training.epochs",
+        "training.batch_size",
+    )
 
     optimizer: str
     hyperparameters: Hyperparameters

@@ -18,18 +18,12 @@ from experiment.training import Group, Setting, train_curves, train_group
 from experiment.work import Result, Work
 
 READS = (
-    "seed",
-    "device",
+    *Setting.READS,
     "data.shuffle",
-    "model.name",
-    "model.hidden",
-    "training.epochs",
-    "training.batch_size",
     "studies.lrs",
     "studies.tuning_replicates",
     "studies.replicates",
     "studies.group",
-    "studies.arms",  # of which dvc.yaml declares the one that is asked for
 )
 
 
@@ -82,9 +76,7 @@ def tuning_table(lrs: list[float], curves: list[dict[str, np.ndarray]]) -> pd.Da
 
 def main(name: str) -> None:
     """Write the tuning, the best learning rate and the replicates of the arm `name`."""
-    params = read_params(READS)
-    if name not in params.studies.arms:
-        raise UserError(f"params.yaml: no arm studies.arms.{name}")
+    params = read_params((*READS, f"studies.arms.{name}"))
     arm, studies = params.studies.arms[name], params.studies
     dataset = Dataset.read()
     if arm.shuffle and not params.data.shuffle:

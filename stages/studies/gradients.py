@@ -21,13 +21,8 @@ from experiment.training import Setting
 from experiment.work import Work
 
 READS = (
-    "seed",
-    "device",
+    *Setting.READS,
     "data.shuffle",
-    "model.name",
-    "model.hidden",
-    "training.epochs",
-    "training.batch_size",
     "studies.arms",
     "studies.gradients",
 )

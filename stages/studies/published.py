@@ -21,6 +21,8 @@ from experiment.work import Work
 READS = ("seed", "model.hidden", "studies.published")
 # What the published experiment reported.
 REPORTED = {"adam_lr": 0.0059, "lrg_adam_lr": 0.0064, "lrg_adam_rank": 20}
+# The rows it was published with; and those that mnist1d generates when it cannot download them.
+DATA_SETS = ("published", "offline")
 OUTCOMES = {
     "last_loss": "validation loss, last epoch",
     "best_loss": "validation loss, best epoch",
@@ -28,10 +30,17 @@ OUTCOMES = {
 }
 
 
-def protocols(params: Params) -> list[Protocol]:
-    """The groups of samplers that run together."""
+def protocols(params: Params, data_set: str) -> list[Protocol]:
+    """The groups of samplers that run together, on one of the data sets."""
     given = params.studies.published
-    settings = given.model_dump(exclude={"samplers", "group", "lr", "rank", "training_samples"})
+    settings = given.model_dump(
+        exclude={"samplers", "group", "lr", "rank", "training_samples", "offline_samples"}
+    )
+    offline_samples = None if data_set == "published" else given.offline_samples
+    if offline_samples is None:
+        training_samples = tuple(given.training_samples)
+    else:
+        training_samples = (len(data.offline(offline_samples)[0].y),)
     return [
         Protocol(
             seed=params.seed,
@@ -40,16 +49,18 @@ def protocols(params: Params) -> list[Protocol]:
             hidden=tuple(params.model.hidden),
             lr=(given.lr.low, given.lr.high),
             rank=(given.rank.low, given.rank.high),
-            training_samples=tuple(given.training_samples),
+            training_samples=training_samples,
+            offline_samples=offline_samples,
             **settings,
         )
         for first in range(0, given.samplers, given.group)
     ]
 
 
-def samplers(found: dict[str, np.ndarray], training_samples: int) -> pd.DataFrame:
+def samplers(found: dict[str, np.ndarray], data_set: str, training_samples: int) -> pd.DataFrame:
     """A row for each sampler: what its searches found, and how its two final trainings ended."""
     columns: dict[str, object] = {
+        "data": data_set,
         "training_samples": training_samples,
         "sampler": np.arange(len(found["adam_lr"])),
         "adam_lr": found["adam_lr"],
@@ -65,9 +76,9 @@ def samplers(found: dict[str, np.ndarray], training_samples: int) -> pd.DataFram
 
 
 def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
-    """How the samplers are distributed, for each number of training samples."""
+    """How the samplers are distributed, for each data set and number of training samples."""
     found = {}
-    for training_samples, part in table.groupby("training_samples"):
+    for (data_set, training_samples), part in table.groupby(["data", "training_samples"]):
         row: dict[str, float] = {"samplers": len(part)}
         for name, reported in REPORTED.items():
             low, median, high = np.quantile(part[name], [0.05, 0.5, 0.95]).tolist()
@@ -87,14 +98,14 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
                 f"{outcome}_lrg_adam_lower_share_low": float(lower.low),
                 f"{outcome}_lrg_adam_lower_share_high": float(lower.high),
             }
-        found[f"{training_samples}_training_samples"] = row
+        found[f"{data_set}_{training_samples}_training_samples"] = row
     return found
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """What the searches found, and the sign of the difference, with the published result."""
     figure, (rates, ranks, losses) = panels(3)
-    searches = table.drop_duplicates("sampler")
+    searches = table[table["data"] == "published"].drop_duplicates("sampler")
     for optimizer in ("adam", "lrg_adam"):
         style = STYLES[optimizer]
         values = np.sort(searches[f"{optimizer}_lr"])
@@ -131,10 +142,10 @@ def draw(table: pd.DataFrame) -> Figure:
         xlabel="best rank of a search", ylabel="samplers", title="Ranks that the protocol finds"
     )
     ranks.legend(fontsize=8)
-    groups = list(table.groupby("training_samples"))
+    groups = list(table.groupby(["data", "training_samples"], sort=False))
     names = ("last_loss", "best_loss")
     ticks = []
-    for i, (samples, part) in enumerate(groups):
+    for i, ((data_set, samples), part) in enumerate(groups):
         for j, outcome in enumerate(names):
             difference = np.sort(part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
             place = i * len(names) + j
@@ -157,10 +168,11 @@ def draw(table: pd.DataFrame) -> Figure:
                 capsize=4,
                 zorder=3,
             )
-            ticks.append(f"{'last' if j == 0 else 'best'} epoch,\n{samples} samples")
+            ticks.append(f"{'last' if j == 0 else 'best'}\nepoch,\n{samples}\n{data_set}")
     losses.axhline(0, color="0.4", linewidth=0.8)
     losses.set_xticks(range(len(ticks)), ticks, fontsize=8)
     losses.set(
+        xlabel="training samples and where they come from",
         ylabel="LRG-Adam minus Adam, validation loss (nats)",
         title="Who wins depends on the measure\na point a sampler, in black mean and 95 % interval",
     )
@@ -175,15 +187,21 @@ def main() -> None:
     arrays = data.published()
     validation = Split(arrays["x_test"], arrays["y_test"])
     everything = Dataset(Split(arrays["x"], arrays["y"]), validation, validation)
-    tasks = protocols(params)
+    tasks = {data_set: protocols(params, data_set) for data_set in DATA_SETS}
     with Work(
-        "studies_published", everything, device="cpu", total=len(tasks), unit="group"
+        "studies_published",
+        everything,
+        device="cpu",
+        total=sum(map(len, tasks.values())),
+        unit="group",
     ) as work:
-        results = work.run(repeat, tasks)
-        found = {name: torch.cat([r[name] for r in results]).numpy() for name in results[0]}
-        table = pd.concat(
-            [samplers(found, samples) for samples in given.training_samples], ignore_index=True
-        )
+        results = iter(work.run(repeat, [task for group in tasks.values() for task in group]))
+        tables = []
+        for data_set, group in tasks.items():
+            parts = [next(results) for _ in group]
+            found = {name: torch.cat([p[name] for p in parts]).numpy() for name in parts[0]}
+            tables += [samplers(found, data_set, n) for n in group[0].training_samples]
+        table = pd.concat(tables, ignore_index=True)
         files.write_csv(Path("metrics/studies/published.csv"), table)
         files.write_json(Path("metrics/studies/published.json"), summary(table, given.rank.high))
         files.write_figure(Path("plots/studies/published.png"), draw(table))

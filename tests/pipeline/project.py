@@ -99,6 +99,7 @@ SMALL_STUDIES = SMALL | {
     "studies.published.tune_epochs": 1,
     "studies.published.epochs": 2,
     "studies.published.training_samples": [100, 150],
+    "studies.published.offline_samples": 200,
 }
 
 ENVIRONMENT = {
