@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
-from mnist1d.data import get_dataset_args, make_dataset
+from mnist1d.data import get_dataset, get_dataset_args, make_dataset
 from torch import nn
 from torch.nn import functional
 
@@ -109,6 +111,24 @@ def test_fresh_samples_look_like_the_published_ones_and_are_others() -> None:
         difference = new.x[new.y == c].mean(0) - arrays["x"][arrays["y"] == c].mean(0)
         assert np.abs(difference).max() < 0.5  # 200 samples of a deviation of about 1
     assert not (new.x[:, None] == arrays["x"][None, :50]).all(-1).any()
+
+
+def test_offline_is_what_mnist1d_makes_of_a_failed_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "get", no_network)
+    args = get_dataset_args()
+    args.num_samples = 2000
+    expected = get_dataset(args, path=str(tmp_path / "data.pkl"), verbose=False)
+
+    train, test = data.offline(2000)
+
+    assert (len(train.y), len(test.y)) == (1600, 400)
+    assert np.array_equal(train.x, expected["x"].astype(np.float32))
+    assert np.array_equal(test.y, expected["y_test"])
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 2.0])
