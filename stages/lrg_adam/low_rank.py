@@ -141,20 +141,48 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
         The approximation, and as its ``basis`` the new right Ritz vectors, the leading first.
 
     """
-    v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:])
+    v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:]).to(matrix.dtype)
+    left, right, basis = ritz_factors(
+        lambda v: matrix @ v, lambda q: matrix.mT @ q, k, v, iterations
+    )
+    return Approximation(left @ right.mT, basis)
+
+
+def ritz_factors(
+    times: Callable[[Tensor], Tensor],
+    transposed_times: Callable[[Tensor], Tensor],
+    k: int,
+    basis: Tensor,
+    iterations: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do the iteration of :func:`subspace` on a matrix ``G`` of which only products are known.
+
+    Args:
+        times: ``V`` to ``G V``, ``(..., n, r)`` to ``(..., m, r)``.
+        transposed_times: ``Q`` to ``G^T Q``, ``(..., m, r)`` to ``(..., n, r)``.
+        k: the rank of the result.
+        basis: ``(..., n, r)``, in the dtype of ``G``.
+        iterations: at least 1.
+
+    Returns:
+        ``L (..., m, k)``, ``R (..., n, k)`` and the new basis ``(..., n, r)``. The approximation
+        is ``L R^T``.
+
+    """
+    v = basis
     for _ in range(iterations):
-        q = _orthonormal(matrix @ v.to(matrix.dtype))[0].to(matrix.dtype)
-        v = matrix.mT @ q
+        q = _orthonormal(times(v))[0].to(v.dtype)
+        v = transposed_times(q)
     # Order the r directions by the energy they hold, to keep the k best: subspace iteration again,
     # on the small r x r matrix, because eigh would synchronise. Near-ties that two steps leave
     # unsorted hold nearly the same energy, so it does not matter which of them are kept.
     wide = v.double()
     small = wide.mT @ wide
-    rotation = _orthonormal(small @ _orthonormal(small)[0])[0].to(matrix.dtype)
+    rotation = _orthonormal(small @ _orthonormal(small)[0])[0].to(v.dtype)
     v = v @ rotation
     left = q @ rotation[..., :k]
     basis = torch.nn.functional.normalize(v, dim=-2, eps=torch.finfo(v.dtype).tiny)
-    return Approximation(left @ v[..., :k].mT, basis)
+    return left, v[..., :k], basis
 
 
 def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:

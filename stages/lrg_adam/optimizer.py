@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch.optim.optimizer import (
 
 from . import low_rank
 from .flatten import from_square, resembling, square_side, to_square
+
+if TYPE_CHECKING:
+    from .sharded import ShardedMatrix
 
 # One matrix spans all groups under scope="model", so these cannot differ between them.
 _SHARED_OPTIONS = (
@@ -119,13 +122,21 @@ class LRGAdam(Adam):
     - It does not clip. Clip before ``step``: that sees the full gradient. After ``step``, ``.grad``
       holds the filtered one, and gradients accumulated without zeroing are added to that.
 
+    DTensors, such as those of FSDP, are gathered by every process, unless products with the matrix
+    are all that is needed: by the approximate methods with ``scope="model"``, no ``batch_dims``, no
+    ``tolerance`` and no ``diagnostics``. Then each process works on the rows that it holds of the
+    matrix, and a product is summed over the processes, two of ``n`` times ``rank + oversampling``
+    entries in an iteration. That is for a mesh of one axis, over which every DTensor is sharded by
+    its first dimension or replicated; others are gathered. The same parameters need to have
+    gradients on all processes, which raise, skip and step together.
+
     The order of the parameters defines the matrix, so another order is another optimizer. A missing
     gradient counts as zeros in the matrix, and its parameter is left alone. As always in torch,
     ``load_state_dict`` restores the options of the checkpoint, the rank among them.
 
     Args:
         params (iterable): iterable of parameters, of named parameters or of dicts defining
-            parameter groups. Real and dense; DTensors are gathered by every process.
+            parameter groups. Real and dense; for DTensors see above.
         lr (float, Tensor, optional): learning rate (default: 1e-3)
         betas (tuple[float | Tensor, float | Tensor], optional): coefficients for the running
             averages of the filtered gradient and its square (default: (0.9, 0.999))
@@ -351,24 +362,16 @@ class LRGAdam(Adam):
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
             for g in grads:
                 _check_gradient(g)
-            # Sharded (DTensor): every process gathers the whole and computes the same bits.
-            grads = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
-            batch_dims = options["batch_dims"]
             shape = _matrix_shape(grads, options)
             k = _rank(options["rank"], min(shape))
             if k >= min(shape):
                 continue
-            wide = any(g.dtype == torch.float64 for g in grads)
-            dtype = torch.float64 if wide else torch.float32
-            if options["scope"] == "model":
-                matrix = to_square(grads, batch_dims, dtype)
-            else:
-                matrix = grads[0].to(dtype).reshape(*grads[0].shape[:batch_dims], *shape)
+            matrix, cut = _as_matrix(grads, shape, options)
             owner = next((p for p in params if "basis" in self.state.get(p, {})), None)
             if owner is None:  # the first whose state Adam is going to initialise
                 owner = next(p for p in params if p.grad is not None)
             found = _approximate(matrix, k, options, self.state.get(owner, {}))
-            results.append((options, params, grads, owner, found, _info(matrix, k, found, options)))
+            results.append((options, params, cut, owner, found, _info(matrix, k, found, options)))
             del matrix
 
         # The fused kernel itself skips a step in which GradScaler found an infinity.
@@ -382,15 +385,11 @@ class LRGAdam(Adam):
                     raise RuntimeError(self._describe_nonfinite(params))
 
         bases, infos = {}, []
-        for options, params, grads, owner, found, info in results:
-            if options["scope"] == "model":
-                filtered = from_square(found.matrix, grads, options["batch_dims"])
-            else:
-                filtered = [resembling(found.matrix, grads[0])]
-            for p, g in zip(params, filtered, strict=True):
+        for options, params, cut, owner, found, info in results:
+            for p, g in zip(params, cut(found.matrix), strict=True):
                 if p.grad is None:
                     continue
-                if hasattr(p.grad, "full_tensor"):
+                if hasattr(p.grad, "full_tensor") and not hasattr(g, "full_tensor"):
                     g = _shard_like(g, p.grad)
                 if options["write_back"] == "inplace":
                     p.grad.copy_(g)
@@ -437,16 +436,46 @@ class LRGAdam(Adam):
     def _describe_nonfinite(self, params: list[Tensor]) -> str:
         for index, group in enumerate(self.param_groups):
             for position, p in enumerate(group["params"]):
-                mine = p.grad is not None and any(p is q for q in params)
-                if mine and not p.grad.isfinite().all():
+                if p.grad is None or not any(p is q for q in params):
+                    continue
+                finite = p.grad.isfinite().all()
+                if hasattr(finite, "full_tensor"):  # agree with the other processes
+                    finite = finite.full_tensor()
+                if not finite:
                     names = group.get("param_names")
                     name = names[position] if names else f"{position} of group {index}"
                     return f"LRGAdam found a non-finite gradient in parameter {name}"
         return "The low-rank gradient overflows although every gradient is finite"
 
 
+def _as_matrix(
+    grads: list[Tensor], shape: tuple[int, int], options: dict[str, Any]
+) -> tuple["Tensor | ShardedMatrix", Callable[[Tensor], list[Tensor]]]:
+    """Lay gradients out in their matrix, and say how to cut its approximation into the like."""
+    dtype = torch.float64 if any(g.dtype == torch.float64 for g in grads) else torch.float32
+    batch_dims, whole = options["batch_dims"], options["scope"] == "model"
+    if any(hasattr(g, "full_tensor") for g in grads):
+        from .sharded import ShardedMatrix, can_stay_sharded
+
+        products_suffice = (
+            options["method"] in ("randomized", "subspace")
+            and options["tolerance"] is None
+            and not options["diagnostics"]
+        )
+        if whole and batch_dims == 0 and products_suffice and can_stay_sharded(grads):
+            matrix = ShardedMatrix(grads, dtype)
+            return matrix, matrix.pieces
+        # Every process gathers the whole and computes the same bits.
+        grads = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
+    if whole:
+        return to_square(grads, batch_dims, dtype), lambda m: from_square(m, grads, batch_dims)
+    (grad,) = grads
+    matrix = grad.to(dtype).reshape(*grad.shape[:batch_dims], *shape)
+    return matrix, lambda m: [resembling(m, grad)]
+
+
 def _approximate(
-    matrix: Tensor, k: int, options: dict[str, Any], state: dict[str, Any]
+    matrix: "Tensor | ShardedMatrix", k: int, options: dict[str, Any], state: dict[str, Any]
 ) -> low_rank.Approximation:
     method = options["method"]
     if method == "svd":
@@ -463,7 +492,10 @@ def _approximate(
     else:
         start = low_rank.with_fresh_directions(basis, (block - k) // 4, options["seed"], step)
         iterations = options["iterations"] or 1
-    found = low_rank.subspace(matrix, k, start, iterations)
+    if isinstance(matrix, Tensor):
+        found = low_rank.subspace(matrix, k, start, iterations)
+    else:
+        found = matrix.subspace(k, start, iterations)
     if options["tolerance"] is not None:
         found = low_rank.certified(matrix, k, found, options["tolerance"])
     if method == "randomized":
@@ -474,7 +506,7 @@ def _approximate(
 
 
 def _info(
-    matrix: Tensor, k: int, found: low_rank.Approximation, options: dict[str, Any]
+    matrix: "Tensor | ShardedMatrix", k: int, found: low_rank.Approximation, options: dict[str, Any]
 ) -> MatrixInfo:
     energy = excess = None
     if options["diagnostics"]:

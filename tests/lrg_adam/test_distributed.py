@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lrg_adam import LRGAdam
 
 METHODS = ("gram", "svd", "randomized", "subspace")
+UNGATHERED = ("randomized", "subspace")
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="needs gloo",
@@ -22,11 +24,19 @@ pytestmark = pytest.mark.skipif(
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 10), nn.Tanh(), nn.Linear(10, 3))
+    return nn.Sequential(  # over two processes: even shards, uneven ones, and empty ones
+        nn.Linear(7, 10), nn.Tanh(), nn.Linear(10, 3), nn.Tanh(), nn.Linear(3, 1)
+    )
 
 
 def batch(step: int) -> Tensor:
     return torch.randn(8, 7, generator=torch.Generator().manual_seed(step))
+
+
+def same_on_both(tensor: Tensor) -> bool:
+    both = [torch.empty_like(tensor) for _ in range(2)]
+    torch.distributed.all_gather(both, tensor)
+    return torch.equal(*both)
 
 
 def replicas(rank: int) -> None:
@@ -41,9 +51,7 @@ def replicas(rank: int) -> None:
             model(batch(2 * step + rank)).square().sum().backward()
             optimizer.step()
             for p in model.parameters():
-                both = [torch.empty_like(p) for _ in range(2)]
-                torch.distributed.all_gather(both, p.detach())
-                assert torch.equal(*both)
+                assert same_on_both(p.detach())
 
 
 def shards(rank: int) -> None:
@@ -64,12 +72,195 @@ def shards(rank: int) -> None:
                     model(x).square().mean().backward()
                     optimizer.step()
             for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
-                assert q.to_local().numel() < p.numel()
+                assert q.to_local().numel() < p.numel() or len(p) == 1
                 torch.testing.assert_close(p.detach(), q.detach().full_tensor())
+
+
+@contextmanager
+def communication() -> Iterator[tuple[list, dict]]:
+    """Yield the shapes that are all-reduced inside, and the counts of collectives of every kind."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    shapes, counts, all_reduce = [], {}, torch.distributed.all_reduce
+
+    def recording(tensor: Tensor, **options: object) -> None:
+        shapes.append(tuple(tensor.shape))
+        all_reduce(tensor, **options)
+
+    torch.distributed.all_reduce = recording
+    try:
+        with CommDebugMode() as mode:
+            yield shapes, counts
+    finally:
+        torch.distributed.all_reduce = all_reduce
+    counts.update(mode.get_comm_counts())
+
+
+def nothing_gathered(rank: int) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    for method in UNGATHERED:
+        options = {"lr": 0.01, "rank": 2, "oversampling": 4, "method": method}
+        whole, sharded = network(), fully_shard(network())
+        first = LRGAdam(whole.parameters(), **options)
+        second = LRGAdam(sharded.parameters(), **options)
+        for step in range(6):
+            first.zero_grad()
+            whole(torch.cat([batch(2 * step), batch(2 * step + 1)])).square().mean().backward()
+            first.step()
+            second.zero_grad()
+            sharded(batch(2 * step + rank)).square().mean().backward()
+            with communication() as (shapes, counts):
+                second.step()
+            iterations = 1 if method == "subspace" and step > 0 else 2
+            assert shapes == [(11, 6)] * 2 * iterations
+            assert counts == {torch.ops.c10d.allreduce_: 2 * iterations}
+            for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
+                torch.testing.assert_close(p.grad, q.grad.full_tensor(), rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(p.detach(), q.detach().full_tensor())
+            for state in second.state.values():
+                if "basis" in state:
+                    assert same_on_both(state["basis"])
+
+
+def placements(_: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    def place(tensor: Tensor, placement: object, mesh: object) -> Tensor:
+        tensor = tensor.clone()
+        if placement is None:
+            return tensor
+        return distribute_tensor(tensor, mesh, [Replicate()] * (mesh.ndim - 1) + [placement])
+
+    line, grid = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (1, 2))
+    layout = [
+        ((5, 3), Shard(0)),
+        ((4,), None),
+        ((1, 9), Shard(0)),
+        ((), Replicate()),
+        ((0, 3), Shard(0)),
+        ((6, 4, 2), Shard(0)),
+        ((7, 2), Replicate()),
+        ((11,), Shard(0)),
+        ((3, 5), Shard(0)),
+    ]
+    across = [*layout[:-1], ((3, 5), Shard(1))]
+    stack = [((2, 3, 5), Shard(0)), ((2, 4), Replicate())]
+    cases = [  # the last: how many gradients are gathered
+        (line, layout, {"write_back": "rebind"}, 0),
+        (line, layout, {"write_back": "inplace"}, 0),
+        (line, layout, {"tolerance": 0.1}, 8),
+        (line, layout, {"diagnostics": True}, 8),
+        (line, across, {}, 8),
+        (line, stack, {"batch_dims": 1}, 2),
+        (grid, layout, {}, 8),
+    ]
+    gather, gathered = DTensor.full_tensor, []
+    for method in UNGATHERED:
+        for mesh, pieces, changes, expected in cases:
+            options = {"lr": 0.01, "rank": 3, "oversampling": 2, "method": method, **changes}
+            options["eps"] = 0.1  # not to magnify rounding where the filtered gradient is small
+            shapes, kinds = zip(*pieces, strict=True)
+            wholes = [torch.ones(shape, requires_grad=True) for shape in shapes]
+            places = [
+                place(p.detach(), kind, mesh).requires_grad_()
+                for p, kind in zip(wholes, kinds, strict=True)
+            ]
+            first, second = LRGAdam(wholes, **options), LRGAdam(places, **options)
+            for step in range(4):
+                generator = torch.Generator().manual_seed(step)
+                for index, (p, q) in enumerate(zip(wholes, places, strict=True)):
+                    if index != 2 * step:  # has none
+                        p.grad = torch.randn(p.shape, generator=generator)
+                        q.grad = place(p.grad, kinds[index], mesh)
+                first.step()
+                DTensor.full_tensor = lambda g: gathered.append(g) or gather(g)
+                second.step()
+                DTensor.full_tensor = gather
+                assert len(gathered) == expected
+                gathered.clear()
+                for p, q, kind in zip(wholes, places, kinds, strict=True):
+                    if kind in (None, Replicate()):
+                        local = q.detach() if kind is None else q.detach().to_local()
+                        assert same_on_both(local)
+                    else:
+                        assert q.placements[-1] == kind
+                        local = q.detach().full_tensor()
+                    torch.testing.assert_close(p.detach(), local)
+                first.zero_grad()
+                second.zero_grad()
+
+
+def nonfinite(rank: int) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    for method in UNGATHERED:
+        for choice in ("raise", "skip", "propagate"):
+            model = fully_shard(network())
+            optimizer = LRGAdam(
+                model.named_parameters(), lr=0.01, rank=2, method=method, nonfinite=choice
+            )
+
+            def backward(step: int, model: nn.Module = model) -> None:
+                model.zero_grad()
+                model(batch(2 * step + rank)).square().mean().backward()
+
+            backward(0)
+            optimizer.step()
+            backward(1)
+            if rank == 1:
+                model[2].weight.grad.to_local()[0, 4] = torch.nan
+            before = [p.detach().full_tensor() for p in model.parameters()]
+            if choice == "raise":
+                with pytest.raises(RuntimeError, match=r"parameter 2\.weight"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+            assert optimizer.skipped_steps == (choice == "skip")
+            if choice == "propagate":
+                assert all(p.grad.full_tensor().isnan().all() for p in model.parameters())
+                continue
+            for p, q in zip(before, model.parameters(), strict=True):
+                assert torch.equal(p, q.detach().full_tensor())
+            backward(2)
+            optimizer.step()
+            for p, q in zip(before, model.parameters(), strict=True):
+                assert q.detach().full_tensor().isfinite().all()
+                assert not torch.equal(p, q.detach().full_tensor())
+
+
+def resume(rank: int) -> None:
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    def start() -> tuple[nn.Module, LRGAdam]:
+        model = fully_shard(network())
+        return model, LRGAdam(model.parameters(), lr=0.01, rank=2, method="subspace")
+
+    def train(model: nn.Module, optimizer: LRGAdam, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            model(batch(2 * step + rank)).square().mean().backward()
+            optimizer.step()
+
+    first, second = start(), start()
+    train(*first, range(3))
+    parts = dict(zip(("model", "optimizer"), get_state_dict(*first), strict=True))
+    checkpoint.save(parts, checkpoint_id="checkpoint")
+    train(*first, range(3, 6))
+    parts = dict(zip(("model", "optimizer"), get_state_dict(*second), strict=True))
+    checkpoint.load(parts, checkpoint_id="checkpoint")
+    set_state_dict(*second, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"])
+    train(*second, range(3, 6))
+    for p, q in zip(first[0].parameters(), second[0].parameters(), strict=True):
+        assert torch.equal(p.detach().full_tensor(), q.detach().full_tensor())
 
 
 def child(body: Callable, rank: int, store: str) -> None:
     try:
+        os.chdir(Path(store).parent)
         torch.set_num_threads(1)
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=2
@@ -83,11 +274,13 @@ def child(body: Callable, rank: int, store: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork beside threads
-@pytest.mark.parametrize("body", [replicas, shards])
+@pytest.mark.parametrize(
+    "body", [replicas, shards, nothing_gathered, placements, nonfinite, resume]
+)
 def test_two_processes(body: Callable, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=child, args=(body, rank, str(tmp_path / "store")))
+        context.Process(target=child, args=(body, rank, str(tmp_path / "store")), daemon=True)
         for rank in range(2)
     ]
     for process in processes:

@@ -1,0 +1,114 @@
+"""Subspace iteration on gradients that stay sharded over processes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from . import low_rank
+from .flatten import resembling, square_side
+
+
+def can_stay_sharded(grads: Sequence[Tensor]) -> bool:
+    """Whether :class:`ShardedMatrix` can represent these tensors.
+
+    Those that are DTensors need to share one mesh of one axis, over which each is either sharded by
+    its first dimension or replicated. One at least has to be a DTensor.
+    """
+    shards = [g for g in grads if isinstance(g, DTensor)]
+    return len({g.device_mesh for g in shards}) == 1 and all(
+        g.device_mesh.ndim == 1 and g.placements[0] in (Shard(0), Replicate()) for g in shards
+    )
+
+
+class ShardedMatrix:
+    """The matrix of :func:`lrg_adam.flatten.to_square`, as a sum over processes.
+
+    A shard is a contiguous range of the flat vector, so it lies in consecutive rows. Each process
+    holds the rows that its shards touch, zero where it has nothing to add, and row 0 besides: the
+    first entry of the approximation tells all of them alike whether that is finite. What is
+    replicated, a plain tensor included, lies in the rows of all and is added by the first process.
+
+    Attributes:
+        shape: ``(n, n)``, that of the sum.
+        device: of the rows.
+
+    """
+
+    def __init__(self, grads: Sequence[Tensor], dtype: torch.dtype) -> None:
+        """Lay the local parts of ``grads``, see :func:`can_stay_sharded`, out in rows."""
+        mesh, self.device = next((g.device_mesh, g.device) for g in grads if isinstance(g, DTensor))
+        rank = mesh.get_local_rank()
+        n = square_side(sum(g.numel() for g in grads))
+        self.shape = torch.Size((n, n))
+        self._group = mesh.get_group()
+        self._grads = grads
+        self._parts = [g.to_local() if isinstance(g, DTensor) else g for g in grads]
+
+        starts, end = [], 0
+        for g, part in zip(grads, self._parts, strict=True):
+            skipped = 0
+            if _is_shard(g):  # cut as by torch.chunk
+                skipped = rank * -(-len(g) // mesh.size()) * g.shape[1:].numel()
+            starts.append(end + skipped if part.numel() > 0 else 0)
+            end += g.numel()
+        spans = [(a, a + part.numel()) for a, part in zip(starts, self._parts, strict=True)]
+        rows = sorted({0}.union(*(range(a // n, -(-b // n)) for a, b in spans)))
+        shift = {row: n * (index - row) for index, row in enumerate(rows)}
+        self._slices = [slice(a + shift[a // n], b + shift[a // n]) for a, b in spans]
+        self._rows = torch.tensor(rows, device=self.device)
+        self._held = torch.zeros(len(rows), n, dtype=dtype, device=self.device)
+        for g, part, where in zip(grads, self._parts, self._slices, strict=True):
+            if rank == 0 or _is_shard(g):
+                self._held.view(-1)[where] = part.reshape(-1)
+
+    def subspace(self, k: int, basis: Tensor, iterations: int) -> low_rank.Approximation:
+        """Do what :func:`lrg_adam.low_rank.subspace` does, with one all-reduce for each product.
+
+        Args:
+            k: the rank of the result.
+            basis: ``(n, r)``, the same on all processes.
+            iterations: at least 1; each sums two ``n x r`` matrices over the processes.
+
+        Returns:
+            The approximation, its ``matrix`` being the rows that this process holds; its ``basis``
+            ``(n, r)`` is whole, and the same on all processes.
+
+        """
+        left, right, basis = low_rank.ritz_factors(
+            self._times, self._transposed_times, k, basis.to(self._held.dtype), iterations
+        )
+        return low_rank.Approximation(left[self._rows] @ right.mT, basis)
+
+    def pieces(self, held: Tensor) -> list[Tensor]:
+        """Cut ``held``, rows like those of this process, into tensors sharded like the gradients.
+
+        Args:
+            held: contiguous, the ``matrix`` that :meth:`subspace` returned.
+
+        """
+        result = []
+        for g, part, where in zip(self._grads, self._parts, self._slices, strict=True):
+            piece = resembling(held.view(-1)[where], part)
+            if isinstance(g, DTensor):
+                piece = DTensor.from_local(
+                    piece, g.device_mesh, g.placements, shape=g.shape, stride=g.stride()
+                )
+            result.append(piece)
+        return result
+
+    def _times(self, v: Tensor) -> Tensor:
+        product = v.new_zeros(self.shape[0], v.shape[1])
+        return self._sum(product.index_copy_(0, self._rows, self._held @ v))
+
+    def _transposed_times(self, q: Tensor) -> Tensor:
+        return self._sum(self._held.mT @ q[self._rows])
+
+    def _sum(self, term: Tensor) -> Tensor:
+        torch.distributed.all_reduce(term, group=self._group)
+        return term
+
+
+def _is_shard(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor) and tensor.placements[0].is_shard()
