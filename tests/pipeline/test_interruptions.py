@@ -53,6 +53,28 @@ def test_a_run_killed_before_dvc_knows_of_its_results_computes_nothing_again(
     assert kept(project, "tune_adam") == done
 
 
+@pytest.mark.slow
+def test_a_run_killed_while_dvc_writes_its_record_computes_nothing_again(
+    project: Project, finished: Project
+) -> None:
+    lock = project.folder / "dvc.lock"
+    forget(project, "tune_adam")
+    size = lock.stat().st_size
+    run = Run.dvc(project, "repro", "tune_adam")
+    run.until(lambda: lock.stat().st_size < size / 2)
+    run.signal(signal.SIGKILL)
+    run.wait()
+    done = kept(project)
+
+    failed = project.dvc("repro", check=False)
+    assert failed.returncode != 0
+    mend(project, failed.stderr)
+    project.dvc("repro")
+
+    assert same_results(project, finished)
+    assert kept(project) == done
+
+
 def test_a_forced_run_computes_everything_again(project: Project, finished: Project) -> None:
     done = kept(project, "tune_adam")
 
