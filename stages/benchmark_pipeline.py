@@ -54,7 +54,7 @@ def running(folder: Path, *command: str, **extra: str) -> Iterator[subprocess.Po
     # The stages run as `python`.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
     environment["DASK_TEMPORARY_DIRECTORY"] = str(folder)
-    with (folder / "log").open("a") as log:
+    with (folder / f"{command[0]}.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=folder,
@@ -71,16 +71,16 @@ def running(folder: Path, *command: str, **extra: str) -> Iterator[subprocess.Po
         process.wait()
 
 
-def failed(folder: Path) -> UserError:
-    """What the last command wrote at its end."""
-    return UserError("\n".join((folder / "log").read_text().splitlines()[-5:]))
+def failed(log: Path) -> UserError:
+    """What a command wrote at its end."""
+    return UserError("\n".join(log.read_text().splitlines()[-5:]))
 
 
-def until(process: subprocess.Popen[bytes], folder: Path, condition: Callable[[], object]) -> None:
+def until(process: subprocess.Popen[bytes], log: Path, condition: Callable[[], object]) -> None:
     """Wait until a condition holds, as it must before the process ends."""
     while not condition():
         if process.poll() is not None:
-            raise failed(folder)
+            raise failed(log)
         time.sleep(0.01)
 
 
@@ -89,7 +89,7 @@ def seconds(folder: Path, *arguments: str, **environment: str) -> float:
     begin = time.perf_counter()
     with running(folder, "dvc", "repro", *arguments, **environment) as process:
         if process.wait() != 0:
-            raise failed(folder)
+            raise failed(folder / "dvc.log")
         return time.perf_counter() - begin
 
 
@@ -105,7 +105,7 @@ def cluster(folder: Path) -> Iterator[str]:
     stages = str(folder / "stages")
     with ExitStack() as stack:
         scheduler = stack.enter_context(running(folder, "dask", "scheduler", *local, *quiet))
-        until(scheduler, folder, file.exists)
+        until(scheduler, folder / "dask.log", file.exists)
         for _ in range(PROCESSES):
             stack.enter_context(
                 running(folder, "dask", "worker", "--nthreads", "1", *quiet, PYTHONPATH=stages)
@@ -125,7 +125,7 @@ def first_piece(folder: Path) -> float:
     before = kept()
     begin = time.perf_counter()
     with running(folder, "dvc", "repro", "-s", TRAIN, EXPERIMENT_WORKERS=str(PROCESSES)) as run:
-        until(run, folder, lambda: kept() - before)
+        until(run, folder / "dvc.log", lambda: kept() - before)
         return time.perf_counter() - begin
 
 
