@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,12 @@ from pathlib import Path
 import psutil
 import yaml
 from project import ENVIRONMENT, Project, stage_outputs
+
+# What DVC says of a file of its own that it was killed at writing, and what mends it.
+MENDED = {
+    r"'\./dvc\.lock' (is invalid|validation failed)": "git checkout dvc.lock",
+    r"Unable to read RWLock-file '\.dvc/tmp/rwlock'": "rm .dvc/tmp/rwlock",
+}
 
 
 class Run:
@@ -99,6 +106,13 @@ def forget(project: Project, *stages: str) -> None:
             (project.folder / output).unlink()
         shutil.rmtree(project.folder / ".scratch" / name.replace("@", "_"), ignore_errors=True)
     (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+
+def mend(project: Project, output: str) -> None:
+    """Do what the README says to do about the file that a run of dvc failed at reading."""
+    commands = [command for error, command in MENDED.items() if re.search(error, output)]
+    assert len(commands) == 1, output
+    project.run(*commands[0].split())
 
 
 def same_results(project: Project, finished: Project) -> bool:

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from processes import Run, forget, kept, same_results
+import yaml
+from processes import Run, forget, kept, mend, same_results
 from project import Project, set_params
 
 
@@ -57,6 +58,51 @@ def test_a_run_mends_a_damaged_result(
 
     project.dvc("repro")
 
+    assert same_results(project, finished)
+
+
+# DVC writes these over their old content: what it is killed at is empty, or ends anywhere.
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("dvc.lock", ""),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages:\n  fetch_data:\n    cmd: python\n    deps:\n    - path:",
+        ),
+        (".dvc/tmp/rwlock", ""),
+        pytest.param(".dvc/tmp/rwlock", '{"write": {"', marks=pytest.mark.slow),
+    ],
+)
+def test_one_command_mends_what_dvc_was_killed_at_writing(
+    project: Project, finished: Project, name: str, left: str
+) -> None:
+    lock = project.folder / "dvc.lock"
+    record = yaml.safe_load(lock.read_text())
+    del record["stages"]["final_train@adam"]
+    lock.write_text(yaml.safe_dump(record, sort_keys=False))
+    project.commit("A record that lacks a stage")
+    done = kept(project)
+    (project.folder / name).write_text(left)
+
+    failed = project.dvc("repro", check=False)
+
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    mend(project, failed.stderr)
+    assert project.ran("repro") == ["final_train@adam"]
+    assert same_results(project, finished)
+    assert kept(project) == done
+
+
+def test_a_record_that_ends_early_and_still_reads_is_made_whole(
+    project: Project, finished: Project
+) -> None:
+    lock = project.folder / "dvc.lock"
+    content = lock.read_text()
+    lock.write_text(content[: content.index("  plot:")])
+
+    assert project.ran("repro") == ["plot"]
     assert same_results(project, finished)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import Run, forget, kept, left_behind, same_results
+from processes import Run, forget, kept, left_behind, mend, same_results
 from project import Project, set_params
 
 BRANCH = ("tune_lrg_adam", "final_train@lrg_adam")
@@ -51,6 +51,28 @@ def test_a_run_killed_before_dvc_knows_of_its_results_computes_nothing_again(
 
     assert same_results(project, finished)
     assert kept(project, "tune_adam") == done
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_dvc_writes_its_record_computes_nothing_again(
+    project: Project, finished: Project
+) -> None:
+    lock = project.folder / "dvc.lock"
+    forget(project, "tune_adam")
+    size = lock.stat().st_size
+    run = Run.dvc(project, "repro", "tune_adam")
+    run.until(lambda: lock.stat().st_size < size / 2)
+    run.signal(signal.SIGKILL)
+    run.wait()
+    done = kept(project)
+
+    failed = project.dvc("repro", check=False)
+    assert failed.returncode != 0
+    mend(project, failed.stderr)
+    project.dvc("repro")
+
+    assert same_results(project, finished)
+    assert kept(project) == done
 
 
 def test_a_forced_run_computes_everything_again(project: Project, finished: Project) -> None:
@@ -119,6 +141,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_any_moment_is_a_good_one_to_be_killed(finished: Project, tmp_path: Path) -> None:
     project = Project.fresh(tmp_path / "killed")
+    # From here on dvc.lock is in Git, and knows of none of the work that is to be killed.
+    project.dvc("repro", "fetch_data")
+    project.commit("Data")
     whole = finished.read()
     rng = random.Random(20)
     done: dict[Path, int] = {}
@@ -126,9 +151,11 @@ def test_any_moment_is_a_good_one_to_be_killed(finished: Project, tmp_path: Path
     while kills < 20:
         run = Run.dvc(project, "repro", EXPERIMENT_WORKERS=rng.choice("12"))
         with suppress(subprocess.TimeoutExpired):
-            run.wait(rng.uniform(1, 9))
+            if run.wait(rng.uniform(1, 9)) != 0:
+                mend(project, run.output)
+                continue
             # All is done: begin again, with what was finished forgotten.
-            assert same_results(project, finished)
+            assert same_results(project, finished), run.output
             forget(project, *rng.sample([*BRANCH, "tune_adam", "final_train@adam"], 2))
             done = kept(project)
             continue
@@ -139,11 +166,14 @@ def test_any_moment_is_a_good_one_to_be_killed(finished: Project, tmp_path: Path
         run.wait()
         kills += 1
         # What is there under an output's name is whole, and what was finished is still there.
-        assert project.read().items() <= whole.items()
-        assert done.items() <= kept(project).items()
+        assert project.read().items() <= whole.items(), run.output
+        assert done.items() <= kept(project).items(), run.output
         done = kept(project)
 
-    project.dvc("repro")
+    last = project.dvc("repro", check=False)
+    if last.returncode != 0:
+        mend(project, last.stdout + last.stderr)
+        project.dvc("repro")
 
     assert same_results(project, finished)
     assert done.items() <= kept(project).items()

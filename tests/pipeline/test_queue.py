@@ -8,18 +8,24 @@ import time
 
 import psutil
 import pytest
-from processes import left_behind
+from processes import Run, left_behind
 from project import Project
 
 
 def training(project: Project) -> int:
     """Processes of stages that run in the folders of queued experiments."""
-    count = 0
-    for process in psutil.process_iter(["cwd", "cmdline"]):
+    commands = {}
+    for process in psutil.process_iter(["pid", "ppid", "cwd", "cmdline"]):
         folder, command = process.info["cwd"] or "", " ".join(process.info["cmdline"] or [])
-        if folder.startswith(f"{project.folder}/.dvc/tmp/exps"):
-            count += command.startswith("python stages/") or "spawn_main" in command
-    return count
+        if folder.startswith(f"{project.folder}/.dvc/tmp/exps") and (
+            command.startswith("python stages/") or "spawn_main" in command
+        ):
+            commands[process.info["pid"]] = process.info["ppid"], command
+    # One that has been forked and not yet become another program looks like its parent.
+    return sum(
+        parent not in commands or commands[parent][1] != command
+        for parent, command in commands.values()
+    )
 
 
 @pytest.mark.slow
@@ -27,14 +33,19 @@ def test_a_sweep_over_ranks_and_seeds_keeps_to_the_cores_and_gives_what_single_r
     project: Project,
 ) -> None:
     project.dvc("exp", "run", "--queue", "-S", "rank=3,7", "-S", "seed=0,5")
-    project.dvc("queue", "start", "-j", "2", EXPERIMENT_WORKERS="1")
+    # Its workers keep its output open: whoever waits for the end of that waits for theirs.
+    start = Run.dvc(project, "queue", "start", "-j", "2", EXPERIMENT_WORKERS="1")
 
     deadline = time.monotonic() + 500
     most = 0
-    while "Queued" in (state := project.dvc("queue", "status").stdout) or "Running" in state:
+    state = "Queued"
+    while start.process.poll() is None or "Queued" in state or "Running" in state:
         assert time.monotonic() < deadline, state
-        most = max(most, training(project))
-        time.sleep(0.2)
+        for _ in range(20):
+            most = max(most, training(project))
+            time.sleep(0.1)
+        state = project.dvc("queue", "status").stdout
+    assert start.wait() == 0, start.output
 
     assert state.count("Success") == 4, state
     assert most == 2
