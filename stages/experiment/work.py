@@ -195,16 +195,18 @@ def _recorded() -> bool:
     If not, the stage was stopped after its last output and before DVC had seen it end.
     """
     # Imported here: worker processes do without.
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, YAMLError
 
     try:
-        lock = YAML(typ="safe").load(Path("dvc.lock"))
-        outputs = lock["stages"][os.environ["DVC_STAGE"]]["outs"]
+        # Of a pipeline in another folder, DVC's name of a stage begins with the path of its file.
+        folder, _, name = os.environ["DVC_STAGE"].rpartition("dvc.yaml:")
+        lock = YAML(typ="safe").load(Path(folder, "dvc.lock"))
+        outputs = lock["stages"][name]["outs"]
         return all(
             hashlib.md5(Path(output["path"]).read_bytes()).hexdigest() == output["md5"]
             for output in outputs
         )
-    except (FileNotFoundError, KeyError):
+    except (OSError, KeyError, TypeError, YAMLError):  # DVC may have been killed at writing it
         return False
 
 
