@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from processes import kept
 from project import ROOT, SMALL_STUDIES, STUDIES, Project, set_params, stage_outputs
 from test_hermetic import files_below, isolated
 
@@ -64,6 +65,17 @@ def test_a_study_needs_its_declared_inputs_alone(
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert studies_run(project, "repro", STUDIES) == []
+
+
+def test_a_forced_run_computes_a_study_again(project: Project) -> None:
+    before, done = project.read(), kept(project, "studies_adam")
+
+    project.dvc("repro", "-f", "-s", f"{STUDIES}:arm@adam")
+
+    assert project.read() == before
+    again = kept(project, "studies_adam")
+    assert again.keys() == done.keys() != set()
+    assert not again.items() & done.items()
 
 
 def test_the_main_pipeline_needs_no_study(studied: Project) -> None:
