@@ -53,8 +53,13 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
 def resembling(tensor: Tensor, like: Tensor) -> Tensor:
     """Give ``tensor`` the shape, dtype, device and strides of ``like``, as a view if possible.
 
-    The strides matter: on the CPU the fused Adam takes those of a gradient for its parameter's.
+    What a narrower dtype cannot hold becomes the largest that it can. The strides matter: on the
+    CPU the fused Adam takes those of a gradient for its parameter's.
     """
+    limit = torch.finfo(like.dtype).max
+    if limit < torch.finfo(tensor.dtype).max:
+        # A filtered entry may be larger than every entry that went in: not for it to become inf.
+        tensor = tensor.clamp(-limit, limit)
     tensor = tensor.reshape(like.shape).to(like)
     if tensor.stride() == like.stride():
         return tensor

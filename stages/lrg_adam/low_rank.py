@@ -24,7 +24,7 @@ _EXACT = 4 * torch.finfo(torch.float32).eps
 _EIGENVALUES = 32
 
 # Share of the energy left out below which float32 eigenvectors are not good enough.
-_DELICATE = 1e-4
+_DELICATE = 1e-2
 
 # Squared norms for which float32 holds all squares that matter; float64 holds those of any float32.
 _SQUARES = (1e-25, 1e30)
@@ -171,18 +171,20 @@ def ritz_factors(
     """
     v = basis
     for _ in range(iterations):
-        q = _orthonormal(times(v))[0].to(v.dtype)
+        q = _orthonormal(times(_normalized(v)))[0].to(v.dtype)
         v = transposed_times(q)
     # Order the r directions by the energy they hold, to keep the k best: subspace iteration again,
     # on the small r x r matrix, because eigh would synchronise. Near-ties that two steps leave
-    # unsorted hold nearly the same energy, so it does not matter which of them are kept.
+    # unsorted hold nearly the same energy, so it does not matter which of them are kept. Directions
+    # that hold none would stay where they are: they go to the end beforehand.
+    order = _lengths(v).argsort(-1, descending=True)
+    v, q = v.take_along_dim(order, -1), q.take_along_dim(order, -1)
     wide = v.double()
     small = wide.mT @ wide
     rotation = _orthonormal(small @ _orthonormal(small)[0])[0].to(v.dtype)
     v = v @ rotation
     left = q @ rotation[..., :k]
-    basis = torch.nn.functional.normalize(v, dim=-2, eps=torch.finfo(v.dtype).tiny)
-    return left, v[..., :k], basis
+    return left, v[..., :k], _normalized(v)
 
 
 def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:
@@ -247,11 +249,13 @@ def random_signs(
 def with_fresh_directions(basis: Tensor, count: int, seed: int, step: int | Tensor) -> Tensor:
     """Replace the last ``count`` columns of ``basis`` by random ones, new at every step.
 
-    Subspace iteration cannot find a direction to which its start is orthogonal.
+    Subspace iteration cannot find a direction to which its start is orthogonal. Columns of zeros,
+    which a matrix of low rank leaves behind, are replaced too.
     """
     rows, columns = basis.shape[-2:]
-    fresh = random_signs(rows, count, seed, step, basis.device).to(basis.dtype) / rows**0.5
-    return torch.cat([basis[..., : columns - count], fresh.expand(*basis.shape[:-1], count)], -1)
+    fresh = random_signs(rows, columns, seed, step, basis.device).to(basis.dtype) / rows**0.5
+    last = torch.arange(columns, device=basis.device) >= columns - count
+    return fresh.where(last | (_lengths(basis) == 0), basis)
 
 
 def captured_energy(matrix: Tensor, approximation: Tensor) -> Tensor:
@@ -408,6 +412,16 @@ def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
     factor = torch.linalg.cholesky_ex(normal).L
     basis = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
     return basis, factor.diagonal(dim1=-2, dim2=-1).amin(-1)
+
+
+def _normalized(v: Tensor) -> Tensor:
+    """The columns of ``v`` with length 1; those of zeros stay so."""
+    return (v / _lengths(v).clamp(min=torch.finfo(torch.float64).tiny)).to(v.dtype)
+
+
+def _lengths(v: Tensor) -> Tensor:
+    """Of the columns, ``(..., 1, r)``; in float64, which holds the squares of any float32."""
+    return torch.linalg.vector_norm(v, dim=-2, keepdim=True, dtype=torch.float64)
 
 
 def _norm(matrix: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class LRGAdam(Adam):
         seed (int, optional): randomness is a function of it and of the step, the global generator
             is left alone (default: 0)
         oversampling (int, optional): directions that the approximate methods iterate beyond the
-            rank (default: 8)
+            rank; a quarter of them, rounded up, are new and random at every step (default: 8)
         iterations (int, optional): of the approximate methods in a step (default: None, 2 from a
             random start and 1 from a previous basis)
         diagnostics (bool, optional): whether ``last_step_info`` tells captured energy and excess
@@ -357,11 +357,14 @@ class LRGAdam(Adam):
             gradient is not finite and the step is to be skipped.
 
         """
+        present = [
+            (group, p) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        for _, p in present:
+            _check_gradient(p.grad)
         results = []
         for options, params in self._matrices():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-            for g in grads:
-                _check_gradient(g)
             shape = _matrix_shape(grads, options)
             k = _rank(options["rank"], min(shape))
             if k >= min(shape):
@@ -376,13 +379,18 @@ class LRGAdam(Adam):
 
         # The fused kernel itself skips a step in which GradScaler found an infinity.
         if getattr(self, "found_inf", None) is None:
-            for options, params, _, _, found, _ in results:
-                if options["nonfinite"] == "propagate":
+            checks = [
+                (options, params, found.matrix[..., 0, 0])
+                for options, params, _, _, found, _ in results
+            ]
+            filtered = {id(p) for _, params, *_ in results for p in params}
+            checks += [(group, [p], p.grad) for group, p in present if id(p) not in filtered]
+            for options, params, tensor in checks:
+                if options["nonfinite"] == "propagate" or _all_finite(tensor):
                     continue
-                if not found.matrix[..., 0, 0].isfinite().all():
-                    if options["nonfinite"] == "skip":
-                        return None
-                    raise RuntimeError(self._describe_nonfinite(params))
+                if options["nonfinite"] == "skip":
+                    return None
+                raise RuntimeError(self._describe_nonfinite(params))
 
         bases, infos = {}, []
         for options, params, cut, owner, found, info in results:
@@ -438,10 +446,7 @@ class LRGAdam(Adam):
             for position, p in enumerate(group["params"]):
                 if p.grad is None or not any(p is q for q in params):
                     continue
-                finite = p.grad.isfinite().all()
-                if hasattr(finite, "full_tensor"):  # agree with the other processes
-                    finite = finite.full_tensor()
-                if not finite:
+                if not _all_finite(p.grad):
                     names = group.get("param_names")
                     name = names[position] if names else f"{position} of group {index}"
                     return f"LRGAdam found a non-finite gradient in parameter {name}"
@@ -490,7 +495,7 @@ def _approximate(
         start = low_rank.random_signs(columns, block, options["seed"], step, matrix.device)
         iterations = options["iterations"] or 2
     else:
-        start = low_rank.with_fresh_directions(basis, (block - k) // 4, options["seed"], step)
+        start = low_rank.with_fresh_directions(basis, -((k - block) // 4), options["seed"], step)
         iterations = options["iterations"] or 1
     if isinstance(matrix, Tensor):
         found = low_rank.subspace(matrix, k, start, iterations)
@@ -528,6 +533,13 @@ def _matrix_shape(grads: list[Tensor], options: dict[str, Any]) -> tuple[int, in
         return shapes[0][0], shapes[0][1:].numel()
     side = square_side(sum(shape.numel() for shape in shapes))
     return side, side
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    finite = tensor.isfinite().all()
+    if hasattr(finite, "full_tensor"):  # agree with the other processes
+        finite = finite.full_tensor()
+    return bool(finite)
 
 
 def _check_gradient(grad: Tensor) -> None:

@@ -57,6 +57,7 @@ SPECTRA = {
     "clustered at the cut": 1 + 1e-7 * (N - I),
     "tight cluster at the cut": torch.where((K - 3 < I) & (I < K + 3), 1 + 1e-12 * I, 0.5**I),
     "one giant": torch.where(I < 1, 1e6, 0.9**I),
+    "giant and a flat tail": torch.where(I < 1, 1.0, 0.0102 / N**0.5),
     "two scales": torch.where(I < 3, 1.0, 1e-5 * 0.9**I),
 }
 MATRICES = {name: with_spectrum(s) for name, s in SPECTRA.items()} | {
@@ -281,6 +282,27 @@ def test_fresh_directions_find_what_the_basis_is_blind_to() -> None:
         basis = found.basis
     assert gap(changed, found.matrix, K) < 1e-3
     assert (blind.T @ vh[-1]).abs().max() < 1e-2
+
+
+def test_directions_that_a_matrix_lacks_are_found_when_another_has_them() -> None:
+    basis = low_rank.random_signs(N, K + 4, 0, 0)
+    for step, columns in enumerate([slice(0), slice(0, 15), *3 * [slice(30, 45)]]):
+        matrix = torch.zeros(2, N, N)
+        matrix[0, :, columns] = noise(N)[:, columns]
+        matrix[1] = noise(N, seed=1)  # a neighbour that has them all
+        start = low_rank.with_fresh_directions(basis, 1, seed=0, step=step)
+        found = low_rank.subspace(matrix, K, start)
+        basis = found.basis
+    assert (gap(matrix, found.matrix, K) < 0.05).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-19, 1e19, 1e30])
+def test_iterations_keep_within_the_range_of_float32(scale: float) -> None:
+    matrix = noise(N)
+    basis = low_rank.random_signs(N, K + 4, 0, 0)
+    found = low_rank.subspace(matrix, K, basis, iterations=3).matrix
+    scaled = low_rank.subspace(matrix * scale, K, basis, iterations=3).matrix
+    torch.testing.assert_close(scaled.double() / scale, found.double(), rtol=1e-3, atol=1e-3)
 
 
 def test_certified_results_keep_their_promise() -> None:

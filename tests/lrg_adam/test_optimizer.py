@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import pickle
 from collections.abc import Callable
 
@@ -333,6 +334,44 @@ def test_nonfinite_gradients_are_named_and_change_nothing(method: str) -> None:
         assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
     assert_same(before, list(model.parameters()))
     torch.testing.assert_close(optimizer.state_dict()["state"], state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rank": 2, "scope": "parameter"}, {"rank": 99, "scope": "model"}]
+)
+def test_nonfinite_gradients_outside_every_matrix_are_seen_too(options: dict) -> None:
+    model = network()
+    for nonfinite in ("raise", "skip", "propagate"):
+        optimizer = LRGAdam(model.named_parameters(), nonfinite=nonfinite, **options)
+        loss_of(model).backward()
+        model[2].bias.grad[1] = math.nan
+        before = model[2].bias.detach().clone()
+        if nonfinite == "raise":
+            with pytest.raises(RuntimeError, match=r"non-finite gradient in parameter 2\.bias"):
+                optimizer.step()
+        else:
+            optimizer.step()
+        assert optimizer.skipped_steps == (nonfinite == "skip")
+        assert torch.equal(model[2].bias, before) == (nonfinite != "propagate")
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_a_filtered_entry_beyond_the_range_of_half_precision_stays_finite(method: str) -> None:
+    p = nn.Parameter(torch.zeros(2, 2, dtype=torch.float16))
+    p.grad = torch.tensor([[60000, 60000], [60000, 0]], dtype=torch.float16)
+    LRGAdam([p], rank=1, method=method).step()
+    assert p.grad.max() == torch.finfo(torch.float16).max
+    assert p.isfinite().all()
+
+
+def test_a_zero_gradient_does_not_blind_the_steps_after_it() -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), lr=0.01, rank=3, method="subspace", diagnostics=True)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    train(model, optimizer, 3)
+    assert optimizer.last_step_info[0].excess_error < 0.2
 
 
 @pytest.mark.parametrize("method", METHODS)
