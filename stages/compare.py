@@ -55,6 +55,15 @@ def statistics(found: Comparison) -> dict[str, object]:
     }
 
 
+def with_holm(alone: Comparison, corrected: Comparison) -> dict[str, object]:
+    """All that one comparison found, alone and as one of its family."""
+    return statistics(alone) | {
+        "p_value_holm": corrected.p_value,
+        "equivalence_p_value_holm": corrected.equivalence_p_value,
+        "verdict_holm": corrected.verdict,
+    }
+
+
 def outcomes(params: Params) -> tuple[dict[str, object], dict[str, object]]:
     """The comparison of every measure, in short and with all its statistics.
 
@@ -83,40 +92,41 @@ def outcomes(params: Params) -> tuple[dict[str, object], dict[str, object]]:
             "interval_95": [alone.low, alone.high],
             "verdict": corrected.verdict,
         }
-        details[measure] = statistics(alone) | {
-            "p_value_holm": corrected.p_value,
-            "equivalence_p_value_holm": corrected.equivalence_p_value,
-            "verdict_holm": corrected.verdict,
-        }
+        details[measure] = with_holm(alone, corrected)
     return short, details
 
 
 def epochs_to_targets(params: Params) -> list[dict[str, object]]:
-    """How soon both reach each target; the margin is the same share, of all epochs."""
+    """How soon both reach each target; the margin is the same share, of all epochs.
+
+    The targets that either reaches are one family, Holm-corrected as the measures are.
+    """
     adam, lrg_adam = (
         table.pivot(columns="epoch", values="validation_loss").to_numpy()
         for table in read_both("_validation_loss", "epoch", "validation_loss")
     )
-    rows = []
-    for target in params.compare.targets:
-        found = compare_epochs_to_target(
+    every = [
+        compare_epochs_to_target(
             lrg_adam,
             adam,
             target,
             margin=params.compare.margin * (adam.shape[1] - 1),
             rng=stream(params.seed, "compare", f"epochs to {target}"),
         )
-        rows.append(
-            {
-                "target_validation_loss_nats": target,
-                "adam_share_reaching": found.baseline_reached,
-                "lrg_adam_share_reaching": found.treatment_reached,
-                "adam_mean_epochs": found.baseline_mean,
-                "lrg_adam_mean_epochs": found.treatment_mean,
-                "difference_epochs": found.epochs and statistics(found.epochs),
-            }
-        )
-    return rows
+        for target in params.compare.targets
+    ]
+    corrected = iter(correct_family([found.epochs for found in every if found.epochs]))
+    return [
+        {
+            "target_validation_loss_nats": found.target,
+            "adam_share_reaching": found.baseline_reached,
+            "lrg_adam_share_reaching": found.treatment_reached,
+            "adam_mean_epochs": found.baseline_mean,
+            "lrg_adam_mean_epochs": found.treatment_mean,
+            "difference_epochs": found.epochs and with_holm(found.epochs, next(corrected)),
+        }
+        for found in every
+    ]
 
 
 def main() -> None:

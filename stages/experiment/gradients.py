@@ -46,12 +46,15 @@ class Look:
 
 
 def flat_gradient(network: Network, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
-    """Gradients (R, P) of the mean loss over the samples x (B, 40), in chunks."""
+    """Gradients (R, P) of the mean loss over the samples x, in chunks.
+
+    The samples are (R, B, 40) with classes (R, B), or (B, 40) and (B,) for all replicates.
+    """
     names = list(weights)
     total = torch.zeros(())
-    for part_x, part_y in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+    for part_x, part_y in zip(x.split(CHUNK, dim=-2), y.split(CHUNK, dim=-1), strict=True):
         detached = {name: weights[name].detach().requires_grad_() for name in names}
-        losses = sample_losses(network.logits(detached, part_x), part_y).sum(1) / len(y)
+        losses = sample_losses(network.logits(detached, part_x), part_y).sum(1) / y.shape[-1]
         found = torch.autograd.grad(losses.sum(), list(detached.values()))
         total = total + torch.cat([part.flatten(1) for part in found], dim=1)
     return total
@@ -129,12 +132,14 @@ def look(data: Dataset, task: Look) -> Result:
 
     Returns:
         Of every quantity (R, epochs, batches, K), K the ranks, float64; `step_...` have STEPS
-        batches. `cosine_train` and `cosine_fresh`: cos(F_k g, gbar) - cos(g, gbar), and the same
-        to gpop. `retention_train` and `retention_fresh`: the criterion R_k - sqrt(E_k) with
-        R_k = <F_k g, gbar> / <g, gbar>. `energy`, and `energy_permuted` of the same entries in
-        random order. `noise`: share of a batch's gradient that is no part of gpop, 1 - cos^2.
-        `leak`: share of the approximation's energy where the gradient is exactly zero. After
-        Adam's moments: `step_cosine`, the gain in cos(update, gpop); `step_loss`, the loss on
+        batches, `retention_...` one entry for all. `cosine_train` and `cosine_fresh`:
+        cos(F_k g, gbar) - cos(g, gbar), and the same to gpop. `retention_train` and
+        `retention_fresh`: the criterion R_k - sqrt(E_k) with R_k = sum <F_k g, gbar> /
+        sum <g, gbar>, and the same with gpop, and E_k = sum |F_k g|^2 / sum |g|^2; the sums are
+        over the batches of a replicate in one place. `energy`, and `energy_permuted` of the same
+        entries in random order. `noise`: share of a batch's gradient that is no part of gpop,
+        1 - cos^2. `leak`: share of the approximation's energy where the gradient is exactly zero.
+        After Adam's moments: `step_cosine`, the gain in cos(update, gpop); `step_loss`, the loss on
         fresh samples after an update as long as Adam's, minus that after Adam's, in nats;
         `step_leak` and `step_leak_adam`, shares of the update's energy in coordinates whose
         gradient was exactly zero at every step of the last epoch.
@@ -146,15 +151,20 @@ def look(data: Dataset, task: Look) -> Result:
     for epoch, weights in enumerate(train(task.setting, data.train, replicates, moments.step)):
         if epoch in task.epochs:
             place: dict[str, list[Tensor]] = defaultdict(list)
+            products = torch.zeros((), dtype=torch.float64)
             for number, (flat, bar, population) in enumerate(_batches(data, task, epoch, weights)):
-                for name, value in _cosines(flat, bar, population, task).items():
+                filtered, energy = approximations(flat, task.ranks)
+                for name, value in _cosines(flat, filtered, energy, bar, population, task).items():
                     place[name].append(value)
+                products = products + _products(flat, filtered, bar, population)
                 if number < STEPS:
                     updates = moments.updates(flat)
                     for name, value in _steps(
                         data, task.setting, weights, updates, population, moments.quiet
                     ).items():
                         place[name].append(value)
+            for name, value in _retention(products).items():
+                place[name].append(value)
             for name, values in place.items():
                 found[name].append(torch.stack(values, dim=1))
         moments.listen()
@@ -164,20 +174,29 @@ def look(data: Dataset, task: Look) -> Result:
 def _batches(
     data: Dataset, task: Look, epoch: int, weights: Weights
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Gradients (R, P) of random batches, each with that of all training and fresh samples."""
+    """Gradients (R, P) of random batches, each with that of all training and fresh samples.
+
+    Every replicate draws its own, so that replicates are independent.
+    """
     network = task.setting.network
     x, y = map(torch.from_numpy, data.train)
     bar = flat_gradient(network, weights, x, y)
     population = flat_gradient(network, weights, *map(torch.from_numpy, data.validation))
     for number in range(task.batches):
-        rng = stream(task.setting.seed, "studies, gradients", task.first, epoch, number)
-        batch = torch.from_numpy(rng.choice(len(y), task.setting.batch_size, replace=False))
+        drawn = [
+            stream(task.setting.seed, "studies, gradients", replicate, epoch, number).choice(
+                len(y), task.setting.batch_size, replace=False
+            )
+            for replicate in range(task.first, task.first + task.size)
+        ]
+        batch = torch.from_numpy(np.stack(drawn))
         yield flat_gradient(network, weights, x[batch], y[batch]), bar, population
 
 
-def _cosines(flat: Tensor, bar: Tensor, population: Tensor, task: Look) -> dict[str, Tensor]:
+def _cosines(
+    flat: Tensor, filtered: Tensor, energy: Tensor, bar: Tensor, population: Tensor, task: Look
+) -> dict[str, Tensor]:
     """What truncation does to one gradient, (R, K) each."""
-    filtered, energy = approximations(flat, task.ranks)
     columns = [rank - 1 for rank in task.ranks]
     order = torch.from_numpy(
         stream(task.setting.seed, "studies, permuted").permutation(flat.shape[-1])
@@ -192,10 +211,24 @@ def _cosines(flat: Tensor, bar: Tensor, population: Tensor, task: Look) -> dict[
     for name, target in (("train", bar), ("fresh", population)):
         before = cosine(flat, target)
         result[f"cosine_{name}"] = (cosine(filtered, target) - before).T
-        kept = (filtered.double() * target.double()).sum(-1)
-        retention = kept / (flat.double() * target.double()).sum(-1)
-        result[f"retention_{name}"] = (retention.T - energy[:, columns].double().sqrt()).clone()
     return result
+
+
+def _products(flat: Tensor, filtered: Tensor, bar: Tensor, population: Tensor) -> Tensor:
+    """Inner products (3, K + 1, R) of g and its F_k g with gbar, gpop and g, in float64."""
+    stacked = torch.cat([flat[None], filtered]).double()
+    return torch.stack([(stacked * target).sum(-1) for target in (bar, population, flat)])
+
+
+def _retention(products: Tensor) -> dict[str, Tensor]:
+    """The criterion R_k - sqrt(E_k), (R, K) each, of the sums of `_products` over batches.
+
+    A single batch's <g, gbar> may be near zero; their sum is not, as long as batches agree.
+    """
+    # F_k projects, so that <F_k g, g> = |F_k g|^2 and the last of the ratios is E_k.
+    train, fresh, energy = products[:, 1:] / products[:, :1]
+    root = energy.clamp(min=0).sqrt()
+    return {"retention_train": (train - root).T, "retention_fresh": (fresh - root).T}
 
 
 @torch.no_grad()

@@ -32,8 +32,13 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
             offset = 0.15 * (len(series) - 1) - 0.3 * i
             label = None if base is None else f"against {params.studies.arms[base].label}"
             differences(axes, rows, place + offset, **SERIES[i] | {"label": label})
-        margin = of_measure(table, measure)["margin"].mean()
-        axes.axvspan(-margin, margin, color="0.9", zorder=0, label="too small to matter")
+            # Each row's own margin, as that is a share of what the row is compared with.
+            half = 0.15 if several else 0.5
+            for y, margin in zip(place + offset, rows["margin"], strict=True):
+                band = axes.fill_betweenx(
+                    [y - half, y + half], -margin, margin, color="0.9", linewidth=0, zorder=0
+                )
+        band.set_label("too small to matter")
         axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
         described = MEASURES[measure]
         better = "left" if described.lower_is_better else "right"
@@ -43,16 +48,22 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
             ylim=(-0.6, len(arms) - 0.4),
         )
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_yticks(range(len(arms)), [] if axes is not all_axes[0] else _row_labels(table))
+        labels = _row_labels(params, table, several) if axes is all_axes[0] else []
+        axes.set_yticks(range(len(arms)), labels)
         axes.grid(axis="y", visible=False)
     handles, names = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
 
 
-def _row_labels(table: pd.DataFrame) -> list[str]:
-    rows = table.drop_duplicates("arm")
-    return [f"{row.label}\nlr {row.lr:g}" for row in rows.itertuples()][::-1]
+def _row_labels(params: Params, table: pd.DataFrame, several: bool) -> list[str]:
+    """Arms from bottom to top; where each has its own, with the arm that it is compared with."""
+    own = not several and table["against"].nunique() > 1
+    found = []
+    for row in table.drop_duplicates("arm").itertuples():
+        against = f"against {params.studies.arms[row.against].label}, " if own else ""
+        found.append(f"{row.label}\n{against}lr {row.lr:g}")
+    return found[::-1]
 
 
 def main(study: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiment import files
+from experiment.statistics import ALPHA, holm
 
 PRIMARY = "test_loss"
 Evidence = dict[str, object]
@@ -40,22 +41,26 @@ def noise_hurts() -> Evidence:
 
 
 def along_every_trajectory(quantity: str, below: bool) -> Evidence:
-    """Ranks at which a quantity is beyond zero along every trajectory, by its 95 % interval.
+    """Ranks at which a quantity is beyond zero along every trajectory, Holm-corrected.
 
-    The interval is over replicates, each averaged over epochs and batches. `closest` is the rank
-    that is nearest to it: with the best mean in the trajectory that is worst for it.
+    The test is over replicates, each averaged over epochs and batches. A rank has to pass along
+    every trajectory, so its p-value is the largest of theirs (an intersection-union test); the
+    ranks are the family. `closest` is the rank that is nearest to it: with the best mean in the
+    trajectory that is worst for it. Its interval is that of this one mean.
     """
     path = Path("metrics/studies/gradients.csv")
     words = ("trajectory", "quantity", "unit", "epoch")
-    table = files.read_csv(path, "rank", "mean", "low", "high", *words, text=words)
+    table = files.read_csv(path, "rank", "mean", "low", "high", "p_value", *words, text=words)
     table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
     sign = -1 if below else 1
-    beyond = table.assign(
-        holds=table["high"] < 0 if below else table["low"] > 0, score=sign * table["mean"]
-    )
-    worst = beyond.loc[beyond.groupby("rank")["score"].idxmin()]
+    scored = table.assign(score=sign * table["mean"])
+    # On the wrong side of zero, or where nothing varies, a mean is no evidence at all.
+    scored["p_value"] = scored["p_value"].where(scored["score"] > 0, 1).fillna(1)
+    worst = scored.loc[scored.groupby("rank")["score"].idxmin()]
     closest = worst.loc[worst["score"].idxmax()]
-    holds = beyond.groupby("rank")["holds"].all()
+    p_values = scored.groupby("rank")["p_value"].max()
+    p_values[:] = holm(p_values)
+    holds = p_values <= ALPHA
     return {
         "holds": bool(holds.any()),
         "ranks": [int(rank) for rank in holds.index[holds]],
@@ -64,6 +69,7 @@ def along_every_trajectory(quantity: str, below: bool) -> Evidence:
             "trajectory": closest["trajectory"],
             f"mean_{closest['unit']}": float(closest["mean"]),
             "interval_95": [float(closest["low"]), float(closest["high"])],
+            "p_value_holm": float(p_values[closest["rank"]]),
         },
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from experiment import data, files
 from experiment.data import Dataset
@@ -78,19 +79,23 @@ def looks(params: Params, arm: str) -> list[Look]:
 def table(params: Params, arm: str, found: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """A row for each quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
 
-    `found` are arrays (replicates, epochs, batches, ranks); the interval is that over replicates.
+    `found` are arrays (replicates, epochs, batches, ranks); the interval is that over replicates,
+    and `p_value` that of the two-sided t-test of a mean of zero, of this one row alone.
     """
     given = params.studies.gradients
     rows = []
     for quantity, unit in UNITS.items():
         values = found[quantity].mean(axis=2)
         over_epochs = values.mean(axis=1, keepdims=True)
-        every = mean_interval(np.concatenate([over_epochs, values], axis=1))
+        together = np.concatenate([over_epochs, values], axis=1)
+        every = mean_interval(together)
+        p_values = stats.ttest_1samp(together, 0).pvalue
         for i, epoch in enumerate(["all", *given.epochs]):
             for j, rank in enumerate(given.ranks):
                 row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
                 row |= {"epoch": epoch, "mean": every.mean[i, j]}
-                rows.append(row | {"low": every.low[i, j], "high": every.high[i, j]})
+                row |= {"low": every.low[i, j], "high": every.high[i, j]}
+                rows.append(row | {"p_value": p_values[i, j]})
     return pd.DataFrame(rows)
 
 

@@ -85,7 +85,7 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
             row |= {f"{name}_5_percent": low, f"{name}_median": median, f"{name}_95_percent": high}
             row[f"{name}_reported"] = reported
             row[f"{name}_share_at_most_reported"] = float((part[name] <= reported).mean())
-        row["highest_rank_share"] = float((part["lrg_adam_rank"] >= highest_rank - 1).mean())
+        row["highest_rank_share"] = float((part["lrg_adam_rank"] == highest_rank).mean())
         for outcome in OUTCOMES:
             difference = part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"]
             interval = mean_interval(difference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,8 +115,3 @@ def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) ->
     """The rows of one measure, and of one arm compared with."""
     rows = table[table["measure"] == measure]
     return rows if against is None else rows[rows["against"] == against]
-
-
-def labels(params: Params, names: Iterable[str]) -> list[str]:
-    """What tables and figures call the arms."""
-    return [params.studies.arms[name].label for name in names]

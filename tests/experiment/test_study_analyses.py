@@ -1,0 +1,120 @@
+"""The studies' analyses: independent replicates, ratios of sums, and the conclusion's rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiment import gradients
+from experiment.data import Dataset, Split
+from experiment.gradients import Look, flat_gradient
+from experiment.training import Setting
+from studies import conclusion
+
+SETTING = Setting("adam", {"lr": 0.01}, (3,), 1, 8, "cpu", 0, "test")
+RANKS = (1, 3)
+
+
+def dataset() -> Dataset:
+    rng = np.random.default_rng(0)
+    splits = [
+        Split(rng.standard_normal((64, 40)).astype(np.float32), rng.integers(10, size=64))
+        for _ in range(3)
+    ]
+    return Dataset(*splits)
+
+
+def batch_gradients(first: int, size: int) -> torch.Tensor:
+    """Gradients (R, batches, P) of replicates that all have the same weights."""
+    weights = SETTING.network.initial_weights([np.random.default_rng(1)])
+    shared = {name: w.expand(size, *w.shape[1:]).clone() for name, w in weights.items()}
+    task = Look(SETTING, first, size, (0,), RANKS, 2)
+    found = gradients._batches(dataset(), task, 0, shared)
+    return torch.stack([flat for flat, _, _ in found], dim=1)
+
+
+def test_every_replicate_draws_its_own_batches() -> None:
+    first, second = batch_gradients(0, 2)
+    assert not torch.isclose(first, second).all(dim=1).any()
+
+
+def test_a_replicate_has_the_same_batches_in_every_group() -> None:
+    torch.testing.assert_close(batch_gradients(0, 3)[2], batch_gradients(2, 1)[0])
+
+
+def test_gradient_of_own_samples_is_that_of_shared_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SETTING.network
+    weights = network.initial_weights([np.random.default_rng(i) for i in range(2)])
+    x, y = map(torch.from_numpy, dataset().train)
+    whole = flat_gradient(network, weights, x, y)
+    monkeypatch.setattr(gradients, "CHUNK", 10)
+    for parts in ((x, y), (x.expand(2, -1, -1), y.expand(2, -1))):
+        torch.testing.assert_close(flat_gradient(network, weights, *parts), whole)
+
+
+def test_retention_is_a_ratio_of_sums_over_batches() -> None:
+    """Two batches, one at right angles to its target, where a mean of ratios has no value."""
+    target = torch.tensor([[1.0, 0.0]])
+    batches = torch.tensor([[[0.0, 2.0]], [[2.0, 1.0]]])
+    kept = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]])
+    products = sum(
+        gradients._products(flat, filtered[None], target, target)
+        for flat, filtered in zip(batches, kept, strict=True)
+    )
+    found = gradients._retention(products)["retention_train"]
+    assert found.item() == pytest.approx(1 - (4 / 9) ** 0.5)
+
+
+def test_look_has_an_entry_for_each_batch_and_one_of_retention() -> None:
+    found = gradients.look(dataset(), Look(SETTING, 0, 2, (1,), RANKS, 2))
+    assert found["cosine_fresh"].shape == (2, 1, 2, 2)
+    assert found["retention_fresh"].shape == (2, 1, 1, 2)
+    assert torch.isfinite(found["retention_fresh"]).all()
+
+
+def conclude(rows: list[tuple[str, int, float, float]], below: bool) -> dict[str, object]:
+    """The conclusion from rows of trajectory, rank, mean and p-value, in the working directory."""
+    table = pd.DataFrame(rows, columns=["trajectory", "rank", "mean", "p_value"])
+    table = table.assign(
+        low=table["mean"] - 1, high=table["mean"] + 1, quantity="gain", unit="nats", epoch="all"
+    )
+    path = Path("metrics/studies/gradients.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    return conclusion.along_every_trajectory("gain", below)
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_ranks_hold_along_every_trajectory_after_holm(
+    below: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        ("adam", 1, 3.0, 0.001),
+        ("rank_20", 1, 4.0, 0.012),  # the larger, times 4: holds
+        ("adam", 5, 2.0, 0.02),  # times 3: does not, though it would alone
+        ("rank_20", 5, 2.0, 0.001),
+        ("adam", 20, -1.0, 0.0001),  # beyond zero on the wrong side
+        ("rank_20", 20, 1.0, 0.0001),
+        ("adam", 40, 0.0, np.nan),  # nothing varies
+        ("rank_20", 40, 1.0, 0.0001),
+    ]
+    sign = -1 if below else 1
+    found = conclude([(arm, rank, sign * mean, p) for arm, rank, mean, p in rows], below)
+    assert (found["holds"], found["ranks"]) == (True, [1])
+    closest = found["closest"]
+    assert (closest["rank"], closest["trajectory"]) == (1, "adam")
+    assert closest["mean_nats"] == sign * 3
+    assert closest["p_value_holm"] == pytest.approx(0.048)
+
+
+def test_no_rank_holds_that_is_beyond_zero_only_without_correction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = conclude([("adam", rank, 1.0, 0.03) for rank in (1, 5)], below=False)
+    assert (found["holds"], found["ranks"]) == (False, [])
