@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -144,7 +145,8 @@ class Arm(_Section):
         description="the name of a module in stages/experiment/optimizers",
     )
     hyperparameters: dict[str, Whole | Real | str] = Field(
-        default={}, description="arguments of the optimizer other than lr, by their names"
+        default={},
+        description="arguments of the optimizer other than lr, each a finite number or a text",
     )
     against: list[str] = Field(default=[], description="a list of arms to compare it with")
     model: ModelName | None = Field(default=None, description="mlp, logistic or cnn")
@@ -159,6 +161,20 @@ class Arm(_Section):
     replicates: Whole | None = Field(
         default=None, ge=2, le=10_000, description="a whole number from 2 to 10000"
     )
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _arguments(cls, given: object) -> object:
+        # Refused as a whole, as the names are not known here.
+        if isinstance(given, dict):
+            if "lr" in given:
+                raise ValueError("it would take the place of every learning rate of the grid")
+            for value in given.values():
+                if isinstance(value, bool) or not isinstance(value, int | float | str):
+                    raise ValueError("neither a number nor a text")
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError("not finite")
+        return given
 
 
 class Gradients(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import formatannotation, signature
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from experiment import data, files
 from experiment.data import Dataset
 from experiment.errors import UserError
+from experiment.optimizers import factory
 from experiment.outcomes import outcomes
 from experiment.params import Params, read_params
+from experiment.randomness import stream
 from experiment.training import Group, Setting, train_curves, train_group
 from experiment.work import Result, Work
 
@@ -25,6 +28,9 @@ READS = (
     "studies.replicates",
     "studies.group",
 )
+# Of the annotations of an optimizer's arguments, those that are checked.
+NUMBERS = {"int": int, "float": int | float}
+WORDS = {"int": "a whole number", "float": "a number"}
 
 
 def settings(params: Params, name: str) -> list[Setting]:
@@ -39,6 +45,42 @@ def settings(params: Params, name: str) -> list[Setting]:
         replace(base, hyperparameters={"lr": lr, **arm.hyperparameters})
         for lr in arm.lrs or params.studies.lrs
     ]
+
+
+def check(setting: Setting, name: str) -> None:
+    """Refuse hyperparameters of the arm `name` that its optimizer does not take, before training.
+
+    Raises:
+        UserError: it names the hyperparameter, or all of them where the optimizer refused them.
+
+    """
+    given = {key: value for key, value in setting.hyperparameters.items() if key != "lr"}
+    key, side = f"params.yaml: studies.arms.{name}.hyperparameters", setting.network.matrix_side
+    rank = given.get("rank")
+    if isinstance(rank, int) and not 1 <= rank <= side:
+        raise UserError(
+            f"{key}.rank = {rank}; allowed: a whole number from 1 to {side} "
+            "(the side of the gradient matrix)"
+        )
+    create = factory(setting.optimizer)
+    # A filter meets its hyperparameters no sooner than in the first step.
+    for argument, parameter in signature(create).parameters.items():
+        # An annotation is a text in a module that postpones them.
+        kind = formatannotation(parameter.annotation).strip("'")
+        if argument in given and not isinstance(given[argument], NUMBERS.get(kind, object)):
+            raise UserError(f"{key}.{argument} = {given[argument]!r}; allowed: {WORDS[kind]}")
+    weights = setting.network.initial_weights(
+        [stream(setting.seed, setting.purpose, 0, "weights")]
+    ).values()
+    for weight in weights:
+        weight.requires_grad_()
+    try:
+        create(weights, **setting.hyperparameters)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{key} = {given}; allowed: what stages/experiment/optimizers/{setting.optimizer}.py "
+            f"takes ({' '.join(str(error).split())})"
+        ) from None
 
 
 def groups(setting: Setting, replicates: int, size: int) -> list[Group]:
@@ -78,10 +120,11 @@ def main(name: str) -> None:
     """Write the tuning, the best learning rate and the replicates of the arm `name`."""
     params = read_params((*READS, f"studies.arms.{name}"))
     arm, studies = params.studies.arms[name], params.studies
+    candidates = settings(params, name)
+    check(candidates[0], name)
     dataset = Dataset.read()
     if arm.shuffle and not params.data.shuffle:
         dataset = data.shuffled(dataset)
-    candidates = settings(params, name)
     lrs = [float(setting.hyperparameters["lr"]) for setting in candidates]
     tuning = [
         group

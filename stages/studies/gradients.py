@@ -47,7 +47,19 @@ UNITS = {
 
 def looks(params: Params, arm: str) -> list[Look]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
-    given, described = params.studies.gradients, params.studies.arms[arm]
+    given, arms = params.studies.gradients, params.studies.arms
+    if arm not in arms:
+        raise UserError(
+            f"params.yaml: studies.gradients.trajectories = {given.trajectories}; "
+            f"allowed: arms, of which {arm} is none ({', '.join(arms)})"
+        )
+    described = arms[arm]
+    # All trajectories are looked at with the same samples and batches.
+    if described.noise != 1 or (described.shuffle and not params.data.shuffle):
+        raise UserError(
+            f"params.yaml: studies.gradients.trajectories = {given.trajectories}; allowed: arms "
+            f"without a noise and a shuffle of their own, which {arm} has"
+        )
     lr = files.read_json(Path(f"metrics/studies/arms/{arm}.json"))["lr"]
     hyperparameters = {"lr": lr, **described.hyperparameters}
     setting = replace(

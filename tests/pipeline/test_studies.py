@@ -46,6 +46,14 @@ def studies_run(project: Project, *arguments: str) -> list[str]:
     return [name.removeprefix(f"{STUDIES}:") for name in project.ran(*arguments)]
 
 
+def refused(project: Project, step: str, message: str) -> None:
+    """Expect that a step of the studies ends in one line, with `message` in it."""
+    failed = project.run("python", "stages/study.py", *step.split(), check=False)
+    assert failed.returncode != 0
+    assert message in failed.stderr
+    assert re.fullmatch(r"error: .*\n", failed.stderr)
+
+
 @pytest.mark.parametrize("name", [*ARMS, *ANALYSES])
 def test_a_study_needs_its_declared_inputs_alone(
     studied: Project, name: str, tmp_path: Path
@@ -158,13 +166,54 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
         ({"optimiser": "adam"}, "unknown key studies.arms.adam.optimiser"),
         ({"noise": "much"}, "studies.arms.adam.noise = 'much'; allowed: a number from 0 to 100"),
         ({"optimizer": "nonexistent"}, "no optimizer nonexistent"),
+        *(
+            (
+                {"optimizer": optimizer, "hyperparameters": given},
+                f"params.yaml: studies.arms.adam.hyperparameters{message}",
+            )
+            for optimizer, given, message in (
+                ("adam", {"rnak": 1}, " = {'rnak': 1}; allowed: what stages/experiment/optimizers"),
+                ("adam", {"lr": 0.1}, " = {'lr': 0.1}; allowed: arguments of the optimizer other"),
+                ("lrg_adam", {}, " = {}; allowed: what stages/experiment/optimizers/lrg_adam.py"),
+                ("lrg_adam", {"rank": -3}, ".rank = -3; allowed: a whole number from 1 to 21"),
+                ("lrg_adam", {"rank": 22}, ".rank = 22; allowed: a whole number from 1 to 21"),
+                ("lrg_adam", {"rank": "ten"}, " = {'rank': 'ten'}; allowed: what stages/"),
+                ("lrg_adam", {"rank": 1.5}, " = {'rank': 1.5}; allowed: what stages/"),
+                ("lrg_adam", {"rank": 1, "method": "qr"}, " = {'rank': 1, 'method': 'qr'}; allow"),
+                ("lrg_adam", {"rank": True}, " = {'rank': True}; allowed: arguments of the"),
+                ("lrg_adam", {"rank": [1]}, " = {'rank': [1]}; allowed: arguments of the"),
+                ("lrg_adam", {"rank": float("nan")}, " = {'rank': nan}; allowed: arguments of"),
+                ("adam_complement", {"rank": 22}, ".rank = 22; allowed: a whole number from 1"),
+                ("adam_complement", {"rank": 0.5}, ".rank = 0.5; allowed: a whole number"),
+                ("adam_complement", {"rank": "ten"}, ".rank = 'ten'; allowed: a whole number"),
+                ("lrg_adam_energy", {"energy": "most"}, ".energy = 'most'; allowed: a number"),
+            )
+        ),
     ],
 )
 def test_a_mistake_in_an_arm_is_named(project: Project, arm: dict, message: str) -> None:
     params = project.folder / "params.yaml"
     arms = yaml.safe_load(params.read_text())["studies"]["arms"]
     set_params(params, {"studies.arms": arms | {"adam": arms["adam"] | arm}})
-    failed = project.run("python", "stages/study.py", "arm", "adam", check=False)
-    assert failed.returncode != 0
-    assert message in failed.stderr
-    assert "Traceback" not in failed.stderr
+    before = project.read()
+    refused(project, "arm adam", message)
+    assert project.read() == before
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "message"),
+    [
+        ("nobody", "allowed: arms, of which nobody is none (adam, rank_1, "),
+        ("noise_0", "allowed: arms without a noise and a shuffle of their own, which noise_0 has"),
+        ("logistic_rank_1", "of their own, which logistic_rank_1 has"),
+    ],
+)
+def test_a_trajectory_that_cannot_be_looked_at_is_named(
+    project: Project, trajectory: str, message: str
+) -> None:
+    set_params(
+        project.folder / "params.yaml", {"studies.gradients.trajectories": ["adam", trajectory]}
+    )
+    before = project.read()
+    refused(project, "gradients", message)
+    assert project.read() == before
