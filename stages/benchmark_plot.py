@@ -17,7 +17,7 @@ STYLES = {
     "gram": {"color": "#0072B2", "marker": "D"},
     "randomized": {"color": "#E69F00", "marker": "^"},
     "subspace": {"color": "#009E73", "marker": "v"},
-    "subspace, certified to 5 %": {"color": "#009E73", "marker": "X", "linestyle": "--"},
+    "subspace, certified to 1 %": {"color": "#009E73", "marker": "X", "linestyle": "--"},
     "torch.svd_lowrank": {"color": "#CC79A7", "marker": "<"},
     "PowerSGD": {"color": "#56B4E9", "marker": ">"},
 }

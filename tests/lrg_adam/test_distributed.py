@@ -73,7 +73,10 @@ def shards(rank: int) -> None:
                     optimizer.step()
             for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
                 assert q.to_local().numel() < p.numel() or len(p) == 1
-                torch.testing.assert_close(p.detach(), q.detach().full_tensor())
+                # Sums in another order; Adam's division enlarges the rounding of small entries.
+                torch.testing.assert_close(
+                    p.detach(), q.detach().full_tensor(), rtol=1e-3, atol=1e-4
+                )
 
 
 @contextmanager
