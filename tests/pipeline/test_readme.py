@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -104,12 +105,76 @@ def test_the_table_of_controls_is_the_committed_one() -> None:
         assert f"| {' | '.join(cells)} |" in README
 
 
+def spread(value: float, ends: Sequence[float], digits: int) -> str:
+    """A number with its interval, as the README writes it."""
+    return f"{value:+.{digits}f} ({ends[0]:+.{digits}f} to {ends[1]:+.{digits}f})"
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "approximate"])
+def test_the_other_tables_of_studies_are_the_committed_ones(name: str) -> None:
+    table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv").query("measure == 'test_loss'")
+    for _, row in table.iterrows():
+        cells = [row["label"], f"{row['difference']:+.3f}", interval(row), row["verdict"]]
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_what_filtering_acts_like_is_what_was_found() -> None:
+    table = pd.read_csv(ROOT / "metrics/studies/learning_rate.csv").set_index("arm")
+    ratio, low, high = (
+        table.loc["rank_20", f"adams_lr_{name}"]
+        for name in ("for_equal_train_loss_ratio", "ratio_low", "ratio_high")
+    )
+    text = " ".join(README.split())
+    assert f"{ratio:.2f} (95 % interval {low:.2f} to {high:.2f}) times" in text
+    for rank in (20, 5, 2):
+        names = ("minus_adam_nats", "low", "high")
+        gain, low, high = (
+            table.loc[f"rank_{rank}", f"validation_loss_at_equal_train_loss_{name}"]
+            for name in names
+        )
+        assert f"{spread(gain, (low, high), 3)} at rank {rank}" in text
+
+
+# Columns of the README's table of costs: side, models, and the field of metrics/benchmark.json.
+COSTS = (
+    (119, 16, "milliseconds_per_model", "{:.2f}"),
+    (1000, 1, "milliseconds_per_model", "{:.3g}"),
+    (10_000, 1, "milliseconds_per_model", "{:.4g}"),
+    (1000, 1, "excess_error", "{:z.1%}"),
+    (1000, 1, "peak_memory_in_gradients", "{:.1f}"),
+)
+
+
+def test_the_table_of_costs_is_the_committed_one() -> None:
+    steps = pd.DataFrame(read("metrics/benchmark.json")["steps"]).query("rank == 20")
+    for method, rows in steps.groupby("method"):
+        cells = []
+        for side, models, field, number in COSTS:
+            found = rows.query(f"side == {side} and models == {models}")[field].dropna()
+            cells.append(number.format(found.item()) if len(found) else "")
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| {method} |")]
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == cells
+
+
 def test_the_conclusion_is_the_computed_one() -> None:
     conclusion = read("metrics/conclusion.json")
+    links = conclusion["links"]
     assert f"first broken link is **{conclusion['first_broken_link']}**" in README
-    for name, link in conclusion["links"].items():
+    noise = links["noise hurts"]["no_noise_minus_adam"]
+    cleaner, survives, pays = (links[name]["closest"] for name in list(links)[1:])
+    evidence = {
+        "noise hurts": spread(noise["difference_nats"], noise["interval_95_nats"], 3),
+        "the top subspace is cleaner": spread(cleaner["mean_cosine"], cleaner["interval_95"], 4),
+        "cleaner survives Adam": spread(survives["mean_nats"], survives["interval_95"], 6),
+        "it pays": spread(pays["difference_nats"], pays["interval_95_nats"], 4),
+    }
+    for name, link in links.items():
         (row,) = [line for line in README.splitlines() if line.startswith(f"| {name} |")]
         assert row.endswith(f"| {'yes' if link['holds'] else 'no'} |")
+        assert evidence[name] in row
+    for name, closest in zip(list(links)[1:], (cleaner, survives, pays), strict=True):
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| {name} |")]
+        assert f"rank ({closest['rank']})" in row
     comparison = read("metrics/comparison.json")
     del comparison["pairs"]
     verdicts = {value["verdict"] for value in comparison.values()}
