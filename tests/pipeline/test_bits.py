@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, Project, copy_repository, stage_outputs
+from project import ENVIRONMENT, ROOT, Project, copy_repository, stage_outputs
 
 TRAINING = ["tune_adam", "tune_lrg_adam", "final_train@adam", "final_train@lrg_adam"]
 # What a processor that lacks AVX-512 looks like to the libraries that pick instructions by it.
@@ -69,6 +71,43 @@ def test_a_lesser_processor_gives_the_same_bytes(
     project: Project, finished: Project, stage: str
 ) -> None:
     assert again(project, stage, **LESSER_PROCESSOR) == finished.read()
+
+
+ARITHMETIC = """
+import hashlib
+import numpy as np
+{imports}
+import torch
+x = torch.from_numpy(np.linspace(-3, 3, 119 * 119, dtype=np.float32).reshape(119, 119))
+found = torch.cat([x.softmax(-1), x @ x.mT, torch.linalg.eigh(x.mT @ x).eigenvectors])
+print(torch.backends.cpu.get_cpu_capability(), hashlib.sha256(found.numpy()).hexdigest())
+"""
+
+
+def arithmetic(imports: str, **environment: str) -> str:
+    """Torch's instructions, and a digest of what they compute, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", ARITHMETIC.format(imports=imports)],
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "stages")} | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the promise is for x86-64")
+@pytest.mark.slow
+def test_the_settings_make_equal_what_instructions_would_make_differ() -> None:
+    sets = ["default", "avx2"]
+    if "avx512f" in Path("/proc/cpuinfo").read_text():
+        sets.append("avx512")
+
+    kept = {arithmetic("import experiment", ATEN_CPU_CAPABILITY=name) for name in sets}
+    free = {arithmetic("", ATEN_CPU_CAPABILITY=name) for name in sets}
+
+    assert len(kept) == 1
+    assert kept.pop().startswith("AVX2 ")
+    assert len({line.split()[1] for line in free}) > 1
 
 
 def test_results_are_shared_through_a_remote(finished: Project, tmp_path: Path) -> None:
