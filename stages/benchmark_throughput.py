@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
+
+# isort: split
 import argparse
 import time
 from collections.abc import Sequence
@@ -15,20 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.contenders import Step, adam, published
-from experiment import errors, files
+from experiment import files
 from experiment.data import Dataset
+from experiment.errors import UserError
 from experiment.params import read_params
 from experiment.training import Group, Setting, train_group
 from experiment.work import Work, workers
 
-READS = (
-    "seed",
-    "device",
-    "model.hidden",
-    "training.epochs",
-    "training.batch_size",
-    "final_train.group",
-)
+READS = (*Setting.READS, "final_train.group")
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,8 @@ class Loop:
 def main(epochs: int, rounds: int) -> None:
     """Write metrics/throughput.json."""
     params = read_params(READS)
+    if params.model.name != "mlp":  # the only one that the plain loop builds
+        raise UserError(f"params.yaml: model.name = {params.model.name}; timed here: mlp")
     data = Dataset.read()
     size, processes = params.final_train.group, workers()
     steps = epochs * -(-len(data.train.y) // params.training.batch_size)

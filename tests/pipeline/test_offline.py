@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from project import ROOT, Project
+from project import ROOT, SMALL_STUDIES, STUDIES, Project
 
 # What Python announces of itself (docs.python.org/3/library/audit_events.html), for every process
 # that is started with this file on its path.
@@ -30,26 +30,44 @@ sys.addaudithook(hook)
 """
 
 
+def run_audited(project: Project, command: str, folder: Path) -> None:
+    """Run a command afresh, and fail where it does what is forbidden."""
+    (folder / "sitecustomize.py").write_text(AUDIT)
+    log = folder / "audit.log"
+    shutil.rmtree(project.folder / ".scratch", ignore_errors=True)
+
+    project.run("sh", "-c", command, PYTHONPATH=str(folder), AUDIT_LOG=str(log))
+
+    assert not log.exists(), log.read_text()
+
+
 @pytest.mark.parametrize(
     "stage", ["fetch_data", "tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"]
 )
 def test_a_stage_neither_unpickles_nor_connects(
     project: Project, finished: Project, stage: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(AUDIT)
-    log = tmp_path / "audit.log"
-    shutil.rmtree(project.folder / ".scratch")
+    run_audited(project, project.stages()[stage]["cmd"], tmp_path)
 
-    project.run(
-        "sh",
-        "-c",
-        project.stages()[stage]["cmd"],
-        PYTHONPATH=str(tmp_path),
-        AUDIT_LOG=str(log),
-    )
-
-    assert not log.exists(), log.read_text()
     assert project.read() == finished.read()
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with the arms along whose trajectories gradients are looked at."""
+    project = Project.fresh(tmp_path_factory.mktemp("studied"), SMALL_STUDIES)
+    project.run("python", "stages/fetch_data.py")
+    for arm in SMALL_STUDIES["studies.gradients"]["trajectories"]:
+        project.run("python", "stages/study.py", "arm", arm)
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["arm@random_subspace", "gradients", "published"])
+def test_a_study_neither_unpickles_nor_connects(
+    studied: Project, stage: str, tmp_path: Path
+) -> None:
+    run_audited(studied, studied.stages(STUDIES)[stage]["cmd"], tmp_path)
 
 
 def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:
