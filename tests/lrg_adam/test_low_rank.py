@@ -57,7 +57,6 @@ SPECTRA = {
     "clustered at the cut": 1 + 1e-7 * (N - I),
     "tight cluster at the cut": torch.where((K - 3 < I) & (I < K + 3), 1 + 1e-12 * I, 0.5**I),
     "one giant": torch.where(I < 1, 1e6, 0.9**I),
-    "giant and a flat tail": torch.where(I < 1, 1.0, 0.0102 / N**0.5),
     "two scales": torch.where(I < 3, 1.0, 1e-5 * 0.9**I),
 }
 MATRICES = {name: with_spectrum(s) for name, s in SPECTRA.items()} | {
@@ -107,6 +106,14 @@ def test_float64_is_optimal_to_float64_rounding() -> None:
     found = low_rank.gram(matrix, K).matrix
     assert found.dtype == torch.float64
     assert gap(matrix, found, K) <= 1e-15
+
+
+@pytest.mark.parametrize("n", [60, 119])
+def test_the_worst_spectrum_known_for_the_gram_matrix(n: int) -> None:
+    tail = torch.full((n,), 0.0102 / n**0.5, dtype=torch.float64)
+    tail[0] = 1
+    matrix = with_spectrum(tail).float()
+    assert gap(matrix, low_rank.gram(matrix, n // 6).matrix, n // 6) <= 200 * EPS
 
 
 def test_a_certificate_is_never_given_to_a_poor_basis() -> None:
