@@ -204,7 +204,7 @@ def main(sides: Sequence[int], seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
-    parser.add_argument("--seconds", type=float, default=10, help="for each table of one side")
+    parser.add_argument("--seconds", type=float, default=3, help="for each table of one side")
     options = parser.parse_args()
     with errors.reported():
         main(options.sides, options.seconds)
