@@ -40,9 +40,9 @@ def copy(folder: Path) -> None:
 
 def change(folder: Path, **changes: object) -> dict[str, Any]:
     """Change parameters of the project; return all of them."""
-    yaml = YAML(typ="safe")
-    params = yaml.load(folder / "params.yaml") | changes
-    yaml.dump(params, folder / "params.yaml")
+    safe = YAML(typ="safe")
+    params = safe.load(folder / "params.yaml") | changes
+    safe.dump(params, folder / "params.yaml")
     return params
 
 
