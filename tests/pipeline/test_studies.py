@@ -186,7 +186,10 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
                 ("adam_complement", {"rank": 22}, ".rank = 22; allowed: a whole number from 1"),
                 ("adam_complement", {"rank": 0.5}, ".rank = 0.5; allowed: a whole number"),
                 ("adam_complement", {"rank": "ten"}, ".rank = 'ten'; allowed: a whole number"),
+                ("adam_complement", {"rank": 21}, " = {'rank': 21}; allowed: what stages/"),
                 ("lrg_adam_energy", {"energy": "most"}, ".energy = 'most'; allowed: a number"),
+                ("lrg_adam_energy", {"energy": 88}, " = {'energy': 88}; allowed: what stages/"),
+                ("lrg_adam_per_layer", {"rank_share": 5}, " = {'rank_share': 5}; allowed: what"),
             )
         ),
     ],

@@ -25,4 +25,6 @@ def keep_energy(matrix: Tensor, energy: float) -> Tensor:
 
 def create(weights: Weights, *, lr: float, energy: float) -> torch.optim.Optimizer:
     """LRG-Adam that keeps the share `energy` of each gradient's energy."""
+    if not 0 < energy <= 1:
+        raise ValueError(f"Invalid energy: {energy}, it is a share of the whole")
     return FilteredAdam(weights, lr=lr, gradient_filter=partial(keep_energy, energy=energy))
