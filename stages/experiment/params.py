@@ -135,11 +135,9 @@ class Compare(_Section):
     )
 
 
-class Arm(_Section):
-    """An optimizer in one setting, compared with others over the same replicates."""
+class ArmTraining(_Section):
+    """An optimizer in one setting."""
 
-    study: str = Field(pattern="^[a-z][a-z0-9_]*$", description="the name of a study")
-    label: str = Field(min_length=1, description="how tables and figures call it")
     optimizer: str = Field(
         pattern="^[a-z][a-z0-9_]*$",
         description="the name of a module in stages/experiment/optimizers",
@@ -148,7 +146,6 @@ class Arm(_Section):
         default={},
         description="arguments of the optimizer other than lr, each a finite number or a text",
     )
-    against: list[str] = Field(default=[], description="a list of arms to compare it with")
     model: ModelName | None = Field(default=None, description="mlp, logistic or cnn")
     shuffle: bool = Field(default=False, strict=True, description="true or false")
     noise: Real = Field(default=1, ge=0, le=100, description="a number from 0 to 100")
@@ -175,6 +172,15 @@ class Arm(_Section):
                 if isinstance(value, float) and not math.isfinite(value):
                     raise ValueError("not finite")
         return given
+
+
+class Arm(_Section):
+    """A training that is compared with others over the same replicates."""
+
+    study: str = Field(pattern="^[a-z][a-z0-9_]*$", description="the name of a study")
+    label: str = Field(min_length=1, description="how tables and figures call it")
+    against: list[str] = Field(default=[], description="a list of arms to compare it with")
+    train: ArmTraining
 
 
 class Gradients(_Section):
@@ -381,9 +387,19 @@ def _only(model: type[_Section], declared: Sequence[str]) -> type[_Section]:
     fields: dict[str, Any] = {}
     for name, rests in _heads(declared).items():
         field = model.model_fields[name]
-        whole = not rests or get_origin(field.annotation) is dict
-        fields[name] = (field.annotation if whole else _only(field.annotation, rests), field)
+        fields[name] = (_part(field.annotation, rests), field)
     return create_model(model.__name__, __base__=_Section, **fields)
+
+
+def _part(annotation: Any, declared: Sequence[str]) -> Any:  # noqa: ANN401 - a type
+    if not declared:
+        return annotation
+    if get_origin(annotation) is dict:
+        # All entries are of one type: of each, what is declared of any.
+        _, entry = get_args(annotation)
+        inner = {rest for rests in _heads(declared).values() for rest in rests}
+        return dict[str, _part(entry, sorted(inner))]
+    return _only(annotation, declared)
 
 
 def _pick(raw: Mapping[str, Any], declared: Sequence[str]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ WORDS = {"int": "a whole number", "float": "a number"}
 
 def settings(params: Params, name: str) -> list[Setting]:
     """The setting to tune, one for each learning rate; its streams are the same for every arm."""
-    arm = params.studies.arms[name]
+    arm = params.studies.arms[name].train
     base = replace(
         Setting.of(params, arm.optimizer, arm.hyperparameters, purpose="studies, tuning"),
         model=arm.model or params.model.name,
@@ -55,7 +55,8 @@ def check(setting: Setting, name: str) -> None:
 
     """
     given = {key: value for key, value in setting.hyperparameters.items() if key != "lr"}
-    key, side = f"params.yaml: studies.arms.{name}.hyperparameters", setting.network.matrix_side
+    key = f"params.yaml: studies.arms.{name}.train.hyperparameters"
+    side = setting.network.matrix_side
     rank = given.get("rank")
     if isinstance(rank, int) and not 1 <= rank <= side:
         raise UserError(
@@ -118,8 +119,8 @@ def tuning_table(lrs: list[float], curves: list[dict[str, np.ndarray]]) -> pd.Da
 
 def main(name: str) -> None:
     """Write the tuning, the best learning rate and the replicates of the arm `name`."""
-    params = read_params((*READS, f"studies.arms.{name}"))
-    arm, studies = params.studies.arms[name], params.studies
+    params = read_params((*READS, f"studies.arms.{name}.train"))
+    arm, studies = params.studies.arms[name].train, params.studies
     candidates = settings(params, name)
     check(candidates[0], name)
     dataset = Dataset.read()

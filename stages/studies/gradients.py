@@ -53,7 +53,7 @@ def looks(params: Params, arm: str) -> list[Look]:
             f"params.yaml: studies.gradients.trajectories = {given.trajectories}; "
             f"allowed: arms, of which {arm} is none ({', '.join(arms)})"
         )
-    described = arms[arm]
+    described = arms[arm].train
     # All trajectories are looked at with the same samples and batches.
     if described.noise != 1 or (described.shuffle and not params.data.shuffle):
         raise UserError(

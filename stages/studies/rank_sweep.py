@@ -68,9 +68,9 @@ def main() -> None:
     params = read_params(READS)
     arms = params.studies.arms
     ranks = {
-        name: int(arm.hyperparameters["rank"])
+        name: int(arm.train.hyperparameters["rank"])
         for name, arm in arms.items()
-        if arm.study == "rank_sweep" and "rank" in arm.hyperparameters
+        if arm.study == "rank_sweep" and "rank" in arm.train.hyperparameters
     }
     check_full_rank(ranks)
     table = comparisons(params, "rank_sweep")

@@ -39,47 +39,49 @@ SMALL_STUDIES = SMALL | {
     "studies.arms": {
         name: {"label": name.replace("_", " "), **arm}
         for name, arm in {
-            "adam": {"study": "rank_sweep", "optimizer": "adam"},
+            "adam": {"study": "rank_sweep", "train": {"optimizer": "adam"}},
             "rank_1": {
                 "study": "rank_sweep",
-                "optimizer": "lrg_adam",
-                "hyperparameters": {"rank": 1},
                 "against": ["adam"],
+                "train": {"optimizer": "lrg_adam", "hyperparameters": {"rank": 1}},
             },
             # The side of the matrix of 418 weights.
             "rank_21": {
                 "study": "rank_sweep",
-                "optimizer": "lrg_adam",
-                "hyperparameters": {"rank": 21},
                 "against": ["adam"],
+                "train": {"optimizer": "lrg_adam", "hyperparameters": {"rank": 21}},
             },
             "random_subspace": {
                 "study": "controls",
-                "optimizer": "adam_random_subspace",
-                "hyperparameters": {"rank": 1},
                 "against": ["adam", "rank_1"],
+                "train": {"optimizer": "adam_random_subspace", "hyperparameters": {"rank": 1}},
             },
             "noise_0": {
                 "study": "noise_dial",
-                "optimizer": "adam",
-                "noise": 0,
                 "against": ["adam"],
-                "replicates": 3,
+                "train": {"optimizer": "adam", "noise": 0, "replicates": 3},
             },
-            "logistic": {"study": "elsewhere", "optimizer": "adam", "model": "logistic"},
+            "logistic": {
+                "study": "elsewhere",
+                "train": {"optimizer": "adam", "model": "logistic"},
+            },
             "logistic_rank_1": {
                 "study": "elsewhere",
-                "optimizer": "lrg_adam",
-                "hyperparameters": {"rank": 1},
-                "model": "logistic",
-                "shuffle": True,
                 "against": ["logistic"],
+                "train": {
+                    "optimizer": "lrg_adam",
+                    "hyperparameters": {"rank": 1},
+                    "model": "logistic",
+                    "shuffle": True,
+                },
             },
             "certified": {
                 "study": "approximate",
-                "optimizer": "lrg_adam",
-                "hyperparameters": {"rank": 1, "method": "subspace", "tolerance": 0.01},
                 "against": ["rank_1"],
+                "train": {
+                    "optimizer": "lrg_adam",
+                    "hyperparameters": {"rank": 1, "method": "subspace", "tolerance": 0.01},
+                },
             },
         }.items()
     },

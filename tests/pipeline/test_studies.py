@@ -110,13 +110,26 @@ def test_a_full_rank_that_differs_from_adam_is_refused(project: Project) -> None
 def test_a_change_of_one_arm_trains_that_arm_alone(project: Project) -> None:
     params = project.folder / "params.yaml"
     arms = yaml.safe_load(params.read_text())["studies"]["arms"]
-    arms["random_subspace"]["hyperparameters"]["rank"] = 2
+    arms["random_subspace"]["train"]["hyperparameters"]["rank"] = 2
     set_params(params, {"studies.arms": arms})
 
     ran = studies_run(project, "repro", STUDIES)
 
     assert [name for name in ran if name.startswith("arm@")] == ["arm@random_subspace"]
     assert "published" not in ran
+
+
+def test_a_change_of_a_label_trains_nothing(project: Project) -> None:
+    params = project.folder / "params.yaml"
+    arms = yaml.safe_load(params.read_text())["studies"]["arms"]
+    arms["random_subspace"]["label"] = "one random direction"
+    set_params(params, {"studies.arms": arms})
+
+    ran = studies_run(project, "repro", STUDIES)
+
+    assert not [name for name in ran if name.startswith("arm@")]
+    table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
+    assert set(table["label"]) == {"one random direction"}
 
 
 def test_the_conclusion_names_the_first_broken_link(studied: Project) -> None:
@@ -144,10 +157,8 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
     arms["sgd"] = {
         "study": "controls",
         "label": "SGD with momentum",
-        "optimizer": "sgd",
-        "hyperparameters": {"momentum": 0.9},
         "against": ["adam"],
-        "lrs": [0.01, 0.1],
+        "train": {"optimizer": "sgd", "hyperparameters": {"momentum": 0.9}, "lrs": [0.01, 0.1]},
     }
     set_params(params, {"studies.arms": arms})
 
@@ -161,15 +172,18 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
 
 
 @pytest.mark.parametrize(
-    ("arm", "message"),
+    ("training", "message"),
     [
-        ({"optimiser": "adam"}, "unknown key studies.arms.adam.optimiser"),
-        ({"noise": "much"}, "studies.arms.adam.noise = 'much'; allowed: a number from 0 to 100"),
+        ({"optimiser": "adam"}, "unknown key studies.arms.adam.train.optimiser"),
+        (
+            {"noise": "much"},
+            "studies.arms.adam.train.noise = 'much'; allowed: a number from 0 to 100",
+        ),
         ({"optimizer": "nonexistent"}, "no optimizer nonexistent"),
         *(
             (
                 {"optimizer": optimizer, "hyperparameters": given},
-                f"params.yaml: studies.arms.adam.hyperparameters{message}",
+                f"params.yaml: studies.arms.adam.train.hyperparameters{message}",
             )
             for optimizer, given, message in (
                 ("adam", {"rnak": 1}, " = {'rnak': 1}; allowed: what stages/experiment/optimizers"),
@@ -194,10 +208,11 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
         ),
     ],
 )
-def test_a_mistake_in_an_arm_is_named(project: Project, arm: dict, message: str) -> None:
+def test_a_mistake_in_an_arm_is_named(project: Project, training: dict, message: str) -> None:
     params = project.folder / "params.yaml"
     arms = yaml.safe_load(params.read_text())["studies"]["arms"]
-    set_params(params, {"studies.arms": arms | {"adam": arms["adam"] | arm}})
+    arms["adam"]["train"] |= training
+    set_params(params, {"studies.arms": arms})
     before = project.read()
     refused(project, "arm adam", message)
     assert project.read() == before
