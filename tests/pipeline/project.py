@@ -231,7 +231,7 @@ def _expanded(stage: dict, params: dict) -> Iterator[tuple[str, dict]]:
         for part in stage["foreach"][2:-1].split("."):
             section = section[part]
         replaced = {
-            name: {"${key}": name, **{f"${{item.{k}}}": str(v) for k, v in item.items()}}
+            name: {"${key}": name, **dict(_references("item", item))}
             for name, item in section.items()
         }
         body = stage["do"]
@@ -242,6 +242,15 @@ def _expanded(stage: dict, params: dict) -> Iterator[tuple[str, dict]]:
         for name, value in names.items():
             text = text.replace(name, value)
         yield suffix, yaml.safe_load(text)
+
+
+def _references(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """How a dvc.yaml refers to the values in a section, with what stands there."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _references(f"{name}.{key}", inner)
+    else:
+        yield f"${{{name}}}", str(value)
 
 
 def stage_outputs(stage: dict) -> list[str]:
