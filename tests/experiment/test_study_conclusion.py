@@ -1,0 +1,173 @@
+"""The conclusion: which evidence makes a link of the argument hold, and which link breaks first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from studies import conclusion
+
+VERDICTS = ("better", "equivalent", "inconclusive", "worse")
+LINKS = ("noise hurts", "the top subspace is cleaner", "cleaner survives Adam", "it pays")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("metrics/studies").mkdir(parents=True)
+
+
+def write_study(study: str, rows: Sequence[tuple[str, float, str]], **columns: object) -> None:
+    """Comparisons with Adam: arm, difference and verdict in test loss; the opposite in accuracy."""
+    table = pd.DataFrame(rows, columns=["arm", "difference", "verdict"]).assign(**columns)
+    opposite = table.assign(
+        measure="test_accuracy",
+        unit="share",
+        difference=-table["difference"],
+        verdict=table["verdict"].replace({"better": "worse", "worse": "better"}),
+    )
+    both = pd.concat([opposite, table.assign(measure="test_loss", unit="nats")])
+    both = both.assign(
+        label=both["arm"],
+        against="adam",
+        interval_low=both["difference"] - 0.25,
+        interval_high=both["difference"] + 0.5,
+    )
+    both.to_csv(f"metrics/studies/{study}.csv", index=False)
+
+
+def write_gradients(rows: Sequence[tuple[str, str, int, str, float, float]]) -> None:
+    names = ["quantity", "trajectory", "rank", "epoch", "mean", "p_value"]
+    table = pd.DataFrame(rows, columns=names).assign(unit="nats")
+    table = table.assign(low=table["mean"] - 1, high=table["mean"] + 1)
+    table.to_csv("metrics/studies/gradients.csv", index=False)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_noise_hurts_where_adam_is_better_without_it(verdict: str) -> None:
+    other = "worse" if verdict == "better" else "better"
+    rows = [("noise_half", -3.0, other), ("noise_0", -2.0, verdict), ("noise_double", 1.0, other)]
+    write_study("noise_dial", rows)
+    assert conclusion.noise_hurts() == {
+        "holds": verdict == "better",
+        "no_noise_minus_adam": {
+            "difference_nats": -2.0,
+            "interval_95_nats": [-2.25, -1.5],
+            "verdict": verdict,
+        },
+    }
+
+
+def write_sweep(verdicts: Sequence[str], differences: Sequence[float]) -> None:
+    ranks = range(1, len(verdicts) + 1)
+    rows = [
+        (f"rank_{rank}", difference, verdict)
+        for rank, difference, verdict in zip(ranks, differences, verdicts, strict=True)
+    ]
+    write_study("rank_sweep", rows, rank=list(ranks))
+
+
+def test_it_pays_at_the_ranks_that_are_better() -> None:
+    write_sweep(["worse", "better", "better", "inconclusive"], [0.5, -0.2, -0.1, -0.3])
+    found = conclusion.it_pays()
+    assert (found["holds"], found["ranks"]) == (True, [2, 3])
+
+
+@pytest.mark.parametrize("verdict", ["equivalent", "inconclusive", "worse"])
+def test_it_does_not_pay_where_no_rank_is_better(verdict: str) -> None:
+    write_sweep([verdict] * 3, [0.1, -0.2, 0.3])
+    found = conclusion.it_pays()
+    assert (found["holds"], found["ranks"]) == (False, [])
+    assert (found["closest"]["rank"], found["closest"]["difference_nats"]) == (2, -0.2)
+
+
+def test_the_full_rank_is_not_the_closest_to_pay() -> None:
+    write_sweep(["worse", "worse", "equivalent"], [0.3, 0.1, 0.0])
+    assert conclusion.it_pays()["closest"] == {
+        "rank": 2,
+        "difference_nats": 0.1,
+        "interval_95_nats": [0.1 - 0.25, 0.6],
+        "verdict": "worse",
+    }
+
+
+def test_every_rank_has_its_place_among_the_verdicts() -> None:
+    write_sweep(["worse", "inconclusive", "better", "equivalent", "worse"], [2, 1, -1, 0, 3])
+    found = conclusion.ranks_by_verdict()
+    assert found == {"better": [3], "equivalent": [4], "inconclusive": [2], "worse": [1, 5]}
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_another_quantity_or_a_single_epoch_is_no_evidence(below: bool) -> None:
+    good, bad = (-1.0, 1.0) if below else (1.0, -1.0)
+    write_gradients(
+        [
+            ("gain", "adam", 1, "all", good, 0.01),
+            ("gain", "adam", 1, "5", bad, 1e-9),
+            ("gain", "adam", 5, "all", bad, 1e-9),
+            ("gain", "adam", 5, "20", good, 1e-9),
+            ("loss", "adam", 20, "all", good, 1e-9),
+        ]
+    )
+    found = conclusion.along_every_trajectory("gain", below)
+    assert found["ranks"] == [1]
+    assert found["closest"]["p_value_holm"] == 0.02  # a family of two ranks
+
+
+@pytest.mark.parametrize(("p_value", "holds"), [(0.025, True), (0.0251, False)])
+def test_a_rank_holds_up_to_the_level_and_not_beyond(p_value: float, holds: bool) -> None:
+    write_gradients(
+        [("gain", "adam", 1, "all", 1.0, p_value), ("gain", "adam", 5, "all", 1.0, 0.5)]
+    )
+    assert conclusion.along_every_trajectory("gain", below=False)["holds"] == holds
+
+
+def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
+    write_gradients(
+        [
+            ("gain", "adam", 1, "all", 9.0, 0.9),
+            ("gain", "rank_20", 1, "all", -3.0, 0.9),
+            ("gain", "adam", 5, "all", -1.0, 0.9),
+            ("gain", "rank_20", 5, "all", -2.0, 0.9),
+        ]
+    )
+    found = conclusion.along_every_trajectory("gain", below=False)
+    assert (found["holds"], found["ranks"]) == (False, [])
+    assert found["closest"] == {
+        "rank": 5,
+        "trajectory": "rank_20",
+        "mean_nats": -2.0,
+        "interval_95": [-3.0, -1.0],
+        "p_value_holm": 1.0,
+    }
+
+
+@pytest.mark.parametrize("broken", [(), (0,), (1,), (2,), (3,), (1, 3), (2, 3), (0, 1, 2, 3)])
+def test_the_first_link_that_does_not_hold_is_the_first_broken_one(broken: tuple[int, ...]) -> None:
+    noise, cosine, step, pays = (place not in broken for place in range(4))
+    write_study("noise_dial", [("noise_0", -0.1, "better" if noise else "worse")])
+    write_sweep(["better" if pays else "worse", "equivalent"], [-0.1, 0.0])
+    write_gradients(
+        [
+            ("cosine_fresh", "adam", 1, "all", 0.1 if cosine else -0.1, 0.001),
+            ("step_loss", "adam", 1, "all", -0.1 if step else 0.1, 0.001),
+        ]
+    )
+    for study in ("controls", "elsewhere", "approximate"):
+        write_study(study, [(study, 1.0, "worse")])
+    shares = {"last_loss_lrg_adam_lower_share": 0.25, "best_loss_lrg_adam_lower_share": 0.75}
+    published = {"published_2000_training_samples": shares | {"samplers": 16}}
+    Path("metrics/studies/published.json").write_text(json.dumps(published))
+
+    conclusion.main()
+
+    found = json.loads(Path("metrics/conclusion.json").read_text())
+    assert found["first_broken_link"] == (LINKS[broken[0]] if broken else None)
+    assert [link["holds"] for link in found["links"].values()] == [noise, cosine, step, pays]
+    assert tuple(found["links"]) == LINKS
+    assert found["controls"] == {"controls against adam": "worse"}
+    assert found["published_protocol"] == {"published_2000_training_samples": shares}

@@ -1,0 +1,261 @@
+"""The study of the learning rate: widths of optima, and arms against Adam at equal train loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from studies import learning_rate
+from studies.learning_rate import at_equal_train_loss, width
+
+Curves = dict[str, np.ndarray]
+
+# Learning rates of the arms, and of curves that go on beyond them, by their logarithms.
+LOGS = np.linspace(-4, -2, 21)
+BEYOND = np.linspace(-6, 0, 61)
+FINE = (LOGS[-1] - LOGS[0]) / 2000
+
+
+def vee(best: float, left: float, right: float) -> np.ndarray:
+    distance = LOGS - best
+    return 1 + np.where(distance < 0, -left, right) * distance
+
+
+def assert_width(loss: np.ndarray, expected: float, logs: np.ndarray = LOGS) -> None:
+    """The ends are points of a fine grid, so each may fall short by one step but not go beyond."""
+    step = (logs[-1] - logs[0]) / 2000
+    assert -1e-9 < expected - width(10**logs, loss) < 2 * step + 1e-9
+
+
+@given(st.integers(0, 20), st.floats(0.01, 5), st.floats(0.01, 5))
+@settings(deadline=None)
+def test_width_of_two_lines_is_that_of_their_slopes_up_to_the_ends_of_the_grid(
+    place: int, left: float, right: float
+) -> None:
+    best = LOGS[place]
+    expected = min(0.05 / left, best - LOGS[0]) + min(0.05 / right, LOGS[-1] - best)
+    assert_width(vee(best, left, right), expected)
+
+
+@pytest.mark.parametrize("best", [-4.0, -3.5, -3.0, -2.0])
+def test_width_of_a_parabola_is_in_closed_form(best: float) -> None:
+    logs = np.linspace(-4, -2, 2001)
+    half = np.sqrt(0.05 / 2)
+    expected = min(best + half, -2) - max(best - half, -4)
+    assert_width(1 + 2 * (logs - best) ** 2, expected, logs)
+
+
+def test_width_does_not_depend_on_the_unit_of_the_loss() -> None:
+    loss = vee(-3.2, 0.3, 0.7)
+    assert width(10**LOGS, 5 * loss) == width(10**LOGS, loss)
+
+
+def test_width_does_not_depend_on_where_the_learning_rates_lie() -> None:
+    loss = vee(-3.2, 0.3, 0.7)
+    assert width(10 ** (LOGS + 1), loss) == pytest.approx(width(10**LOGS, loss), abs=FINE)
+
+
+@pytest.mark.parametrize("loss", [np.ones(21), vee(-3, 0.01, 0.01)])
+def test_a_curve_that_is_good_everywhere_is_as_wide_as_the_grid(loss: np.ndarray) -> None:
+    assert width(10**LOGS, loss) == pytest.approx(2, abs=1e-9)
+
+
+def test_only_the_basin_of_the_optimum_counts() -> None:
+    loss = np.minimum(vee(-3.5, 1, 1), 0.01 + vee(-2.5, 1, 1))
+    assert_width(loss, 0.1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("lost", [slice(11, None), slice(11, 12), slice(0, 10), slice(9, 10)])
+def test_width_ends_where_training_diverges(bad: float, lost: slice) -> None:
+    loss = vee(-3, 0.1, 0.1)
+    loss[lost] = bad
+    assert_width(loss, 0.5)
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan, np.inf]), min_size=1, max_size=8))
+def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
+    count = 1
+    while count < len(losses) and losses[count] < losses[count - 1]:
+        count += 1
+    with np.errstate(invalid="ignore"):
+        assert learning_rate._falling(np.array(losses)) == count
+
+
+def curves(shift: float = 0.0, offset: float = 0.0, replicates: int = 3) -> Curves:
+    """Losses at LOGS that another curve of each replicate has at LOGS + shift."""
+    rng = np.random.default_rng(0)
+    train, validation = rng.uniform(0.05, 0.5, size=(2, replicates, len(BEYOND)))
+    train = train[:, ::-1].cumsum(axis=1)[:, ::-1]
+    validation += (BEYOND + 2.6) ** 2
+    found = {
+        name: np.stack([np.interp(LOGS + shift, BEYOND, losses) for losses in table])
+        for name, table in (("train_loss", train), ("validation_loss", validation))
+    }
+    return {"lr": 10**LOGS, **found, "best_validation_loss": found["validation_loss"] - 0.1} | {
+        "validation_loss": found["validation_loss"] + offset
+    }
+
+
+@given(st.floats(-1.5, 1.5), st.floats(-1, 1))
+@settings(deadline=None)
+def test_adam_with_a_scaled_learning_rate_is_found_with_its_factor_and_its_offset(
+    shift: float, offset: float
+) -> None:
+    logs, gains = at_equal_train_loss(curves(shift, offset), curves())
+    np.testing.assert_allclose(logs, [shift] * 3, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(gains, [offset] * 3, rtol=0, atol=1e-9)
+
+
+def test_each_replicate_is_matched_with_its_own_pair() -> None:
+    arm = curves()
+    offsets = np.array([0.3, -0.2, 0.1])
+    arm["validation_loss"] += offsets[:, None]
+    np.testing.assert_allclose(at_equal_train_loss(arm, curves())[1], offsets)
+
+
+@pytest.mark.parametrize("of", ["arm", "adam", "both"])
+@pytest.mark.parametrize("rise", ["more", "equal", "nan"])
+def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise: str) -> None:
+    arm, adam = curves(offset=0.2), curves()
+    for name, found in (("arm", arm), ("adam", adam)):
+        if of in (name, "both"):
+            train = found["train_loss"]
+            train[:, 15:] = {
+                "more": train[:, 13:14] + 0.01,
+                "equal": train[:, 14:15],
+                "nan": np.nan,
+            }[rise]
+            found["validation_loss"][:, 15:] = 100
+    logs, gains = at_equal_train_loss(arm, adam)
+    np.testing.assert_allclose(logs, [0] * 3, atol=1e-9)
+    np.testing.assert_allclose(gains, [0.2] * 3)
+
+
+@pytest.mark.parametrize("unmatched", [0, 1, 2])
+@pytest.mark.parametrize("way", ["higher", "lower", "nan"])
+def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str) -> None:
+    arm = curves(0.3)
+    arm["validation_loss"] += np.array([[1.0], [2.0], [3.0]])
+    train = arm["train_loss"]
+    train[unmatched] = {"higher": train[unmatched] + 99, "lower": train[unmatched] - 99}.get(
+        way, np.nan
+    )
+    logs, gains = at_equal_train_loss(arm, curves())
+    np.testing.assert_allclose(logs, [0.3] * 2)
+    np.testing.assert_allclose(gains, np.delete([1.0, 2.0, 3.0], unmatched))
+
+
+def test_no_replicate_matched_gives_no_values() -> None:
+    arm = curves()
+    arm["train_loss"] += 99
+    assert [values.shape for values in at_equal_train_loss(arm, curves())] == [(0,), (0,)]
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_the_ends_of_adams_grid_can_be_matched(end: int) -> None:
+    adam = curves()
+    arm = {
+        name: losses[:, [end]] for name, losses in curves(offset=0.5).items() if name != "lr"
+    } | {"lr": np.array([1e-3])}
+    logs, gains = at_equal_train_loss(arm, adam)
+    np.testing.assert_allclose(logs, [LOGS[end] + 3] * 3)
+    np.testing.assert_allclose(gains, [0.5] * 3)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(arm: str, found: Curves) -> None:
+    """The tuning of an arm as its step writes it, but for the order of the rows."""
+    replicates = len(found["train_loss"])
+    table = pd.DataFrame(
+        {
+            "lr": np.tile(found["lr"], replicates),
+            "replicate": np.repeat(np.arange(replicates), len(found["lr"])),
+        }
+        | {measure: found[measure].ravel() for measure in learning_rate.MEASURES}
+    )
+    path = Path(f"metrics/studies/tuning/{arm}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.sample(frac=1, random_state=0).to_csv(path, index=False)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_grid_has_replicates_by_learning_rates_whatever_the_order_of_the_rows() -> None:
+    write("arm", curves())
+    for name, values in learning_rate.grid("arm").items():
+        np.testing.assert_array_equal(values, curves()[name])
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
+    shift, offset = 0.3, 0.07
+    arm, adam = curves(shift, offset), curves()
+    write("adam", adam)
+    write("arm", arm)
+
+    row = learning_rate.summary("arm", "an arm")
+
+    mean = arm["validation_loss"].mean(0)
+    assert (row["arm"], row["label"]) == ("arm", "an arm")
+    assert row["best_lr"] == arm["lr"][mean.argmin()]
+    assert row["validation_loss_nats"] == pytest.approx(mean.min())
+    assert not row["best_lr_on_boundary"]
+    assert row["width_decades"] == pytest.approx(width(10**LOGS, mean))
+    gain = "validation_loss_at_equal_train_loss"
+    for end in ("adams_lr_for_equal_train_loss_ratio", "adams_lr_ratio_low", "adams_lr_ratio_high"):
+        assert row[end] == pytest.approx(10**shift)
+    for end in (f"{gain}_minus_adam_nats", f"{gain}_low", f"{gain}_high"):
+        assert row[end] == pytest.approx(offset)
+    same = adam["validation_loss"].mean(0).argmin()
+    for measure in ("train_loss", "validation_loss"):
+        difference = arm[measure][:, same] - adam[measure][:, same]
+        interval = stats.ttest_1samp(difference, 0).confidence_interval()
+        found = [row[f"{measure}_at_adams_lr_{x}"] for x in ("minus_adam_nats", "low", "high")]
+        assert found == pytest.approx([difference.mean(), interval.low, interval.high])
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_of_adam_itself_has_its_optimum_alone() -> None:
+    write("adam", curves())
+    assert list(learning_rate.summary("adam", "Adam")) == [
+        "arm",
+        "label",
+        "best_lr",
+        "best_lr_on_boundary",
+        "validation_loss_nats",
+        "width_decades",
+    ]
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_without_a_match_in_every_replicate_has_no_equal_train_loss() -> None:
+    arm = curves()
+    arm["train_loss"][1] += 99
+    write("adam", curves())
+    write("arm", arm)
+    row = learning_rate.summary("arm", "an arm")
+    assert "train_loss_at_adams_lr_minus_adam_nats" in row
+    assert not any("equal_train_loss" in name or "ratio" in name for name in row)
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize(("best", "boundary"), [(0, True), (1, False), (19, False), (20, True)])
+def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
+    best: int, boundary: bool
+) -> None:
+    adam = curves()
+    adam["validation_loss"][:] = vee(LOGS[best], 0.5, 0.5)
+    adam["validation_loss"][2, (best + 10) % 21] = np.nan  # one replicate that diverges
+    write("adam", adam)
+    row = learning_rate.summary("adam", "Adam")
+    assert (row["best_lr"], row["best_lr_on_boundary"]) == (10 ** LOGS[best], boundary)

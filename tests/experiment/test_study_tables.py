@@ -1,0 +1,192 @@
+"""The tables of the studies: who is compared with whom, over what, and in which Holm family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from experiment.errors import UserError
+from experiment.params import Params, read_params
+from studies import rank_sweep
+from studies.tables import MEASURES, comparisons, of_measure
+
+ROOT = Path(__file__).parents[2]
+MARGIN = 0.03
+ARMS: dict[str, dict[str, Any]] = {
+    "adam": {"study": "rank_sweep"},
+    "rank_20": {"study": "rank_sweep", "against": ["adam"]},
+    "one": {"study": "controls", "against": ["adam", "rank_20"]},
+    "two": {"study": "controls", "against": ["rank_20"]},
+    "three": {"study": "controls", "against": ["adam", "rank_20"]},
+    "four": {"study": "controls", "against": ["adam"]},
+}
+SHIFTS = {"adam": 0.0, "rank_20": 0.05, "one": 0.02, "two": 0.08, "three": -0.04, "four": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def params(arms: dict[str, dict[str, Any]] = ARMS) -> Params:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["compare"]["margin"] = MARGIN
+    content["studies"]["arms"] = {
+        name: {"label": name.upper(), "optimizer": "adam", **arm} for name, arm in arms.items()
+    }
+    path = Path("params.yaml")
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return read_params(rank_sweep.READS, path)
+
+
+def drawn(arm: str, replicates: Iterable[int] = range(10)) -> pd.DataFrame:
+    """Outcomes by replicate; what an arm shares with others in a replicate depends on both."""
+    replicates = list(replicates)
+    place = list(SHIFTS).index(arm)
+    rows = [
+        1.3
+        + 0.1 * np.random.default_rng(replicate).standard_normal(len(MEASURES))
+        + 0.04 * np.random.default_rng([replicate, place]).standard_normal(len(MEASURES))
+        for replicate in replicates
+    ]
+    return pd.DataFrame(rows, columns=list(MEASURES), index=replicates) + SHIFTS[arm]
+
+
+def write(arm: str, table: pd.DataFrame, lr: float = 0.01, on_boundary: bool = False) -> None:
+    folder = Path("metrics/studies")
+    for name in ("replicates", "arms"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"replicates/{arm}.csv", index_label="replicate")
+    tuned = {"lr": lr, "on_boundary": on_boundary, "matrix_side": 119}
+    (folder / f"arms/{arm}.json").write_text(json.dumps(tuned))
+
+
+def write_all() -> None:
+    for arm in ARMS:
+        write(arm, drawn(arm))
+
+
+def exact(treatment: pd.Series, baseline: pd.Series) -> float:
+    difference = (treatment - baseline).to_numpy()
+    return stats.permutation_test(
+        (difference,), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+
+
+def equivalence(treatment: pd.Series, baseline: pd.Series) -> float:
+    margin = MARGIN * baseline.mean()
+    return ttost_paired(treatment.to_numpy(), baseline.to_numpy(), -margin, margin)[0]
+
+
+@pytest.mark.parametrize(
+    ("against", "family"),
+    [("adam", ["one", "three", "four"]), ("rank_20", ["one", "two", "three"])],
+)
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_family_is_the_arms_with_one_baseline_in_one_measure(
+    measure: str, against: str, family: list[str]
+) -> None:
+    write_all()
+    rows = of_measure(comparisons(params(), "controls"), measure, against)
+    assert list(rows["arm"]) == family
+    baseline = drawn(against)[measure]
+    for column, test in (("p_value", exact), ("equivalence_p_value", equivalence)):
+        single = [test(drawn(arm)[measure], baseline) for arm in family]
+        np.testing.assert_allclose(rows[f"{column}_uncorrected"], single)
+        np.testing.assert_allclose(rows[column], multipletests(single, method="holm")[1])
+
+
+def test_a_study_compares_its_own_arms_and_no_others() -> None:
+    write_all()
+    table = comparisons(params(), "rank_sweep")
+    assert set(zip(table["arm"], table["against"], strict=True)) == {("rank_20", "adam")}
+    assert list(table["measure"]) == list(MEASURES)
+    assert list(table["p_value"]) == list(table["p_value_uncorrected"])
+
+
+def test_rows_describe_the_differences_from_the_baseline() -> None:
+    write_all()
+    table = comparisons(params(), "controls")
+    assert len(table) == 6 * len(MEASURES)
+    for row in table.itertuples():
+        treatment, baseline = (drawn(arm)[row.measure] for arm in (row.arm, row.against))
+        difference = treatment - baseline
+        assert row.label == row.arm.upper()
+        assert row.mean == pytest.approx(treatment.mean())
+        assert row.mean_against == pytest.approx(baseline.mean())
+        assert row.difference == pytest.approx(difference.mean())
+        assert row.interval_low < row.difference < row.interval_high
+        assert row.margin == pytest.approx(MARGIN * baseline.mean())
+        assert row.probability_lower == (difference < 0).mean()
+        assert row.correlation == pytest.approx(np.corrcoef(treatment, baseline)[0, 1])
+
+
+@pytest.mark.parametrize(("shift", "lower"), [(-1.0, True), (1.0, False)])
+def test_lower_is_better_for_losses_and_worse_for_accuracy(shift: float, lower: bool) -> None:
+    write_all()
+    write("rank_20", drawn("rank_20") + shift)
+    verdicts = comparisons(params(), "rank_sweep").set_index("measure")["verdict"]
+    for measure in MEASURES:
+        expected = "worse" if lower == (measure == "test_accuracy") else "better"
+        assert verdicts[measure] == expected
+
+
+def test_only_replicates_that_both_arms_have_are_compared_each_with_its_pair() -> None:
+    more = drawn("rank_20", range(3, 15))
+    more.loc[10:] += 100
+    write("adam", drawn("adam", range(10)))
+    write("rank_20", more.sample(frac=1, random_state=0))
+    row = of_measure(comparisons(params(), "rank_sweep"), "test_loss").iloc[0]
+    treatment, baseline = (drawn(arm, range(3, 10))["test_loss"] for arm in ("rank_20", "adam"))
+    assert row["replicates"] == 7
+    assert row["mean"] == pytest.approx(treatment.mean())
+    assert row["mean_against"] == pytest.approx(baseline.mean())
+    assert row["difference"] == pytest.approx((treatment - baseline).mean())
+    assert row["margin"] == pytest.approx(MARGIN * baseline.mean())
+    assert row["p_value"] == pytest.approx(exact(treatment, baseline))
+
+
+def test_every_arm_comes_with_its_own_learning_rate() -> None:
+    rates = {name: 10.0**-place for place, name in enumerate(ARMS)}
+    for name, lr in rates.items():
+        write(name, drawn(name), lr=lr, on_boundary=name == "three")
+    table = comparisons(params(), "controls")
+    assert list(table["lr"]) == [rates[name] for name in table["arm"]]
+    assert list(table["lr_against"]) == [rates[name] for name in table["against"]]
+    assert list(table["lr_on_boundary"]) == [name == "three" for name in table["arm"]]
+
+
+def test_arms_that_are_not_there_are_all_named() -> None:
+    arms = ARMS | {"five": {"study": "controls", "against": ["rank_9", "adam", "rank_7"]}}
+    with pytest.raises(UserError, match=r"studies.arms has no rank_7, rank_9$"):
+        comparisons(params(arms), "controls")
+
+
+def test_a_study_without_arms_is_refused() -> None:
+    with pytest.raises(UserError, match="study: elsewhere"):
+        comparisons(params(), "elsewhere")
+
+
+@pytest.mark.parametrize(("rank", "refused"), [(118, False), (119, True), (120, True)])
+def test_a_rank_that_keeps_the_whole_gradient_has_to_be_adam(rank: int, refused: bool) -> None:
+    write("adam", drawn("adam"))
+    write("rank_20", drawn("adam"))
+    rank_sweep.check_full_rank({"rank_20": rank})
+    changed = drawn("adam")
+    changed.loc[3, "train_loss"] += 1e-9
+    write("rank_20", changed)
+    if refused:
+        with pytest.raises(RuntimeError, match="rank_20"):
+            rank_sweep.check_full_rank({"rank_20": rank})
+    else:
+        rank_sweep.check_full_rank({"rank_20": rank})
