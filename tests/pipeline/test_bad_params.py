@@ -155,6 +155,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(key=st.sampled_from([*ALL, "tune", "data", "other", "tune.other"]), value=values)
 def test_any_value_is_taken_for_what_it_says_or_refused(

@@ -28,6 +28,7 @@ def clone(project: Project, folder: Path) -> Project:
     return Project(folder)
 
 
+@pytest.mark.slow
 def test_a_cold_run_in_another_clone_and_environment_gives_the_same_bytes(
     finished: Project, tmp_path: Path
 ) -> None:
@@ -61,7 +62,9 @@ def again(project: Project, stage: str, **environment: str) -> dict[str, bytes]:
     return project.read()
 
 
-@pytest.mark.parametrize("stage", ["tune_lrg_adam", "final_train@lrg_adam"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("tune_lrg_adam", marks=pytest.mark.slow), "final_train@lrg_adam"]
+)
 def test_four_workers_give_the_same_bytes(project: Project, finished: Project, stage: str) -> None:
     assert again(project, stage, EXPERIMENT_WORKERS="4") == finished.read()
 

@@ -99,6 +99,7 @@ def test_a_cluster_gives_the_same_bytes_although_a_worker_dies(
     assert same_results(project, finished)
 
 
+@pytest.mark.slow
 def test_workers_with_other_code_are_refused(project: Project, cluster: Cluster) -> None:
     before = project.read()
     own = project.copy(project.folder.with_name("other"))

@@ -66,11 +66,12 @@ def test_a_run_mends_a_damaged_result(
     ("name", "left"),
     [
         ("dvc.lock", ""),
-        (
+        pytest.param(
             "dvc.lock",
             "schema: '2.0'\nstages:\n  fetch_data:\n    cmd: python\n    deps:\n    - path:",
+            marks=pytest.mark.slow,
         ),
-        (".dvc/tmp/rwlock", ""),
+        pytest.param(".dvc/tmp/rwlock", "", marks=pytest.mark.slow),
         pytest.param(".dvc/tmp/rwlock", '{"write": {"', marks=pytest.mark.slow),
     ],
 )
@@ -200,6 +201,7 @@ def test_a_file_in_the_way_of_a_folder_is_reported(project: Project) -> None:
     one_line(failed, "metrics/replicates")
 
 
+@pytest.mark.slow
 def test_a_dependency_deleted_while_a_stage_runs_is_named(
     project: Project, finished: Project
 ) -> None:
@@ -216,7 +218,10 @@ def test_a_dependency_deleted_while_a_stage_runs_is_named(
     assert same_results(project, finished)
 
 
-@pytest.mark.parametrize("edited", ["params.yaml", "stages/experiment/randomness.py"])
+@pytest.mark.parametrize(
+    "edited",
+    ["params.yaml", pytest.param("stages/experiment/randomness.py", marks=pytest.mark.slow)],
+)
 def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
     project: Project, edited: str
 ) -> None:
@@ -248,6 +253,7 @@ def test_an_edit_of_what_a_stage_does_not_read_does_not_stop_it(project: Project
     assert run.wait() == 0, run.output
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_end_in_the_right_result(project: Project, finished: Project) -> None:
     forget(project, "tune_adam", "tune_lrg_adam")
     first = Run.dvc(project, "repro")

@@ -19,7 +19,7 @@ BRANCH = ("tune_lrg_adam", "final_train@lrg_adam")
 LONG = {"training.epochs": 5000}
 
 
-@pytest.mark.parametrize("stage", BRANCH)
+@pytest.mark.parametrize("stage", [pytest.param(BRANCH[0], marks=pytest.mark.slow), *BRANCH[1:]])
 def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project, stage: str) -> None:
     forget(project, stage)
     run = Run.dvc(project, "repro", stage, EXPERIMENT_WORKERS="2")
@@ -36,6 +36,7 @@ def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project, 
     assert done.items() <= kept(project, folder).items()
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_dvc_knows_of_its_results_computes_nothing_again(
     project: Project, finished: Project
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_forced_run_computes_everything_again(project: Project, finished: Proj
     assert not again.items() & done.items()
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_stage(project: Project) -> None:
     set_params(project.folder / "params.yaml", LONG)
     run = Run.dvc(project, "repro", "final_train@adam", "-s", EXPERIMENT_WORKERS="2")
@@ -98,6 +100,7 @@ def test_workers_end_with_their_stage(project: Project) -> None:
     assert left_behind(project) == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_own_task_at_most(project: Project, finished: Project) -> None:
     forget(project, "final_train@adam")
     run = Run.dvc(project, "repro", "final_train@adam", EXPERIMENT_WORKERS="2")

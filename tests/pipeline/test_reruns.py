@@ -25,6 +25,7 @@ def test_pinning_the_rank_reruns_the_branch_of_lrg_adam_alone(project: Project) 
     assert all(after[name] == before[name] for name in untouched)
 
 
+@pytest.mark.slow
 def test_going_back_after_an_experiment_leaves_nothing_to_run(project: Project) -> None:
     before = project.read()
     project.dvc("exp", "run", "-S", "rank=10")
@@ -36,6 +37,7 @@ def test_going_back_after_an_experiment_leaves_nothing_to_run(project: Project) 
     assert project.ran("repro") == []
 
 
+@pytest.mark.slow
 def test_more_final_replicates_retune_nothing(project: Project) -> None:
     set_params(project.folder / "params.yaml", {"final_train.replicates": 8})
 
@@ -52,6 +54,7 @@ def test_an_edit_of_the_plot_script_replots_alone(project: Project) -> None:
     assert project.ran("repro") == ["plot"]
 
 
+@pytest.mark.slow
 def test_a_new_search_with_the_same_result_retrains_nothing(project: Project) -> None:
     script = project.folder / "stages/tune.py"
     script.write_text(script.read_text() + "\n# an edit\n")
@@ -59,7 +62,7 @@ def test_a_new_search_with_the_same_result_retrains_nothing(project: Project) ->
     assert sorted(project.ran("repro")) == ["tune_adam", "tune_lrg_adam"]
 
 
-@pytest.mark.parametrize("value", ["ten", "true"])
+@pytest.mark.parametrize("value", ["ten", pytest.param("true", marks=pytest.mark.slow)])
 def test_a_mistyped_rank_costs_no_result(project: Project, value: str) -> None:
     before = project.read()
 
@@ -73,6 +76,7 @@ def test_a_mistyped_rank_costs_no_result(project: Project, value: str) -> None:
     assert project.read() == before
 
 
+@pytest.mark.slow
 def test_a_number_that_dvc_writes_as_text_is_that_number(project: Project) -> None:
     project.dvc("exp", "run", "-S", "tune.lr.low=1e-5")
 
