@@ -10,6 +10,7 @@ from experiment import files
 from experiment.statistics import ALPHA, holm
 
 PRIMARY = "test_loss"
+BASELINE = "adam"
 Evidence = dict[str, object]
 
 
@@ -18,10 +19,16 @@ TEXT = ("arm", "label", "against", "measure", "unit", "verdict")
 
 
 def compared(study: str, *columns: str) -> pd.DataFrame:
-    """The comparisons of a study in the primary measure."""
+    """The comparisons of a study in the primary measure, with the further `columns`."""
     path = Path(f"metrics/studies/{study}.csv")
     table = files.read_csv(path, *NUMBERS, *columns, *TEXT, text=TEXT)
     return table[table["measure"] == PRIMARY]
+
+
+def against_adam(study: str, *columns: str) -> pd.DataFrame:
+    """The comparisons of a study with Adam in the primary measure."""
+    table = compared(study, *columns)
+    return table[table["against"] == BASELINE]
 
 
 def difference(row: pd.Series) -> Evidence:
@@ -35,7 +42,7 @@ def difference(row: pd.Series) -> Evidence:
 
 def noise_hurts() -> Evidence:
     """Adam without the noise of batches against Adam, each at its best learning rate."""
-    table = compared("noise_dial")
+    table = against_adam("noise_dial")
     row = table[table["arm"] == "noise_0"].iloc[0]
     return {"holds": bool(row["verdict"] == "better"), "no_noise_minus_adam": difference(row)}
 
@@ -76,7 +83,7 @@ def along_every_trajectory(quantity: str, below: bool) -> Evidence:
 
 def it_pays() -> Evidence:
     """The rank with the lowest test loss short of the full one, against Adam."""
-    table = compared("rank_sweep", "rank")
+    table = against_adam("rank_sweep", "rank")
     table = table[table["difference"] != 0]
     best = table.loc[table["difference"].idxmin()]
     better = table.loc[table["verdict"] == "better", "rank"]
@@ -89,7 +96,7 @@ def it_pays() -> Evidence:
 
 def ranks_by_verdict() -> dict[str, list[int]]:
     """The ranks of the sweep by their verdict against Adam in the primary measure."""
-    table = compared("rank_sweep", "rank")
+    table = against_adam("rank_sweep", "rank")
     verdicts = ("better", "equivalent", "inconclusive", "worse")
     return {
         verdict: [int(rank) for rank in table.loc[table["verdict"] == verdict, "rank"]]

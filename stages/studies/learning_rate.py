@@ -38,8 +38,8 @@ def width(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> float:
     Losses are interpolated linearly over the logarithm of the learning rate; the interval ends
     with the grid, if it gets there.
     """
-    fine = np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001)
-    curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=np.inf, posinf=1e9))
+    fine = np.union1d(np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001), np.log10(lr))
+    curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=1e9, posinf=1e9))
     good = curve <= (1 + TOLERANCE) * curve.min()
     best = int(curve.argmin())
     low = best - int((~good[: best + 1][::-1]).argmax() or best + 1) + 1
@@ -82,7 +82,7 @@ def at_equal_train_loss(
 
 def _falling(losses: NDArray[np.float64]) -> int:
     """How many of the first losses fall strictly, one after the other."""
-    rises = ~(np.diff(losses) < 0)
+    rises = ~(losses[1:] < losses[:-1])
     return int(rises.argmax()) + 1 if rises.any() else len(losses)
 
 
@@ -101,17 +101,24 @@ def summary(arm: str, label: str) -> dict[str, object]:
     }
     if arm == BASELINE:
         return row
+    # Arms may have grids and numbers of replicates of their own: the first replicates are shared.
+    shared = min(len(found["train_loss"]), len(adam["train_loss"]))
+    found, adam = (
+        {"lr": given["lr"]} | {measure: given[measure][:shared] for measure in MEASURES}
+        for given in (found, adam)
+    )
     # At Adam's own best learning rate: does the filter regularise, or slow down?
-    same = int(np.nanargmin(adam["validation_loss"].mean(axis=0)))
-    for measure in ("train_loss", "validation_loss"):
-        difference = mean_interval(found[measure][:, same] - adam[measure][:, same])
-        row |= {
-            f"{measure}_at_adams_lr_minus_adam_nats": float(difference.mean),
-            f"{measure}_at_adams_lr_low": float(difference.low),
-            f"{measure}_at_adams_lr_high": float(difference.high),
-        }
+    adams = int(np.nanargmin(adam["validation_loss"].mean(axis=0)))
+    for same in np.flatnonzero(found["lr"] == adam["lr"][adams]):
+        for measure in ("train_loss", "validation_loss"):
+            difference = mean_interval(found[measure][:, same] - adam[measure][:, adams])
+            row |= {
+                f"{measure}_at_adams_lr_minus_adam_nats": float(difference.mean),
+                f"{measure}_at_adams_lr_low": float(difference.low),
+                f"{measure}_at_adams_lr_high": float(difference.high),
+            }
     matched = at_equal_train_loss(found, adam)
-    if len(matched[0]) < len(adam["train_loss"]):
+    if len(matched[0]) < shared:
         return row  # some replicate reaches no train loss that Adam's grid reaches
     ratio, gain = (mean_interval(values) for values in matched)
     return row | {

@@ -12,6 +12,7 @@ from scipy import stats
 
 from experiment import data, files
 from experiment.data import Dataset, Split
+from experiment.errors import UserError
 from experiment.figures import SERIES, STYLES, panels
 from experiment.params import Params, read_params
 from experiment.protocol import Protocol, repeat
@@ -202,6 +203,10 @@ def main() -> None:
             found = {name: torch.cat([p[name] for p in parts]).numpy() for name in parts[0]}
             tables += [samplers(found, data_set, n) for n in group[0].training_samples]
         table = pd.concat(tables, ignore_index=True)
+        finite = np.isfinite(table.select_dtypes("number")).all(axis=1)
+        if not finite.all():
+            diverged = sorted(table.loc[~finite, "sampler"].unique().tolist())
+            raise UserError(f"studies.published: final trainings diverged, of samplers {diverged}")
         files.write_csv(Path("metrics/studies/published.csv"), table)
         files.write_json(Path("metrics/studies/published.json"), summary(table, given.rank.high))
         files.write_figure(Path("plots/studies/published.png"), draw(table))

@@ -71,6 +71,19 @@ def write_sweep(verdicts: Sequence[str], differences: Sequence[float]) -> None:
     write_study("rank_sweep", rows, rank=list(ranks))
 
 
+@pytest.mark.parametrize("study", ["noise_dial", "rank_sweep"])
+def test_comparisons_with_another_arm_than_adam_do_not_count(study: str) -> None:
+    write_study("noise_dial", [("noise_0", 0.5, "worse")])
+    write_sweep(["worse", "inconclusive"], [0.5, 0.1])
+    before = (conclusion.noise_hurts(), conclusion.it_pays(), conclusion.ranks_by_verdict())
+    path = Path(f"metrics/studies/{study}.csv")
+    table = pd.read_csv(path)
+    other = table.assign(against="rank_20", difference=-9.0, verdict="better")
+    pd.concat([other, table]).to_csv(path, index=False)
+    after = (conclusion.noise_hurts(), conclusion.it_pays(), conclusion.ranks_by_verdict())
+    assert after == before
+
+
 def test_it_pays_at_the_ranks_that_are_better() -> None:
     write_sweep(["worse", "better", "better", "inconclusive"], [0.5, -0.2, -0.1, -0.3])
     found = conclusion.it_pays()

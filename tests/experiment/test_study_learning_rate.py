@@ -259,3 +259,24 @@ def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
     write("adam", adam)
     row = learning_rate.summary("adam", "Adam")
     assert (row["best_lr"], row["best_lr_on_boundary"]) == (10 ** LOGS[best], boundary)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_compares_at_the_learning_rates_and_replicates_that_both_have() -> None:
+    adam = curves()
+    part = {name: values[..., 3:18] for name, values in adam.items()}
+    write("adam", adam)
+    write("arm", part | {name: part[name][:2] for name in part if name != "lr"})
+    row = learning_rate.summary("arm", "Adam on a part of the grid, fewer times")
+    for measure in ("train_loss", "validation_loss"):
+        assert row[f"{measure}_at_adams_lr_minus_adam_nats"] == 0
+    assert row["adams_lr_for_equal_train_loss_ratio"] == pytest.approx(1)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_leaves_out_what_the_grids_do_not_share() -> None:
+    adam = curves()
+    write("adam", adam)
+    write("arm", adam | {"lr": adam["lr"] * 1.01})
+    row = learning_rate.summary("arm", "an arm on a grid of its own")
+    assert not any("at_adams_lr" in name for name in row)
