@@ -41,15 +41,14 @@ def cost() -> Figure:
     figure, (time, error) = panels(2)
     draw(time, steps, "milliseconds_per_model")
     time.set(ylabel="milliseconds a step, one thread", title=f"Time of a step at rank {RANK}")
-    time.legend(fontsize=8)
     # PowerSGD adds what it left out before: its result is no approximation of one gradient.
     exact = ["PowerSGD", "gram", "published (full SVD)"]
     draw(error, steps[~steps["method"].isin(exact)], "excess_error")
     error.set(
-        ylabel="error beyond the smallest possible, relative to it",
+        ylabel="error beyond the smallest possible (share of it)",
         title=f"What an approximation gives up at rank {RANK}",
     )
-    error.legend(fontsize=8)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 
