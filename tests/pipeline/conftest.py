@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from project import Project
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose pipeline has run; not to be changed."""
-    project = Project.fresh(tmp_path_factory.mktemp("finished"))
-    project.dvc("repro")
-    project.commit("Results")
+    """A project whose pipeline has run; not to be changed. The workers of pytest-xdist share it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    project = Project(root / "finished")
+    with FileLock(root / "finished.lock"):
+        if not project.folder.exists():
+            building = Project.fresh(root / "building")
+            building.dvc("repro")
+            building.commit("Results")
+            building.folder.rename(project.folder)
     return project
 
 
