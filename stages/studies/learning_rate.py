@@ -87,7 +87,10 @@ def _falling(losses: NDArray[np.float64]) -> int:
 
 
 def summary(arm: str, label: str) -> dict[str, object]:
-    """The optimum of one arm, its width, and how it differs from Adam at equal train loss."""
+    """The optimum of one arm, its width, and how it differs from Adam at equal train loss.
+
+    The last over all learning rates that Adam can match; and, `tuned_...`, at the arm's best alone.
+    """
     found, adam = grid(arm), grid(BASELINE)
     mean = found["validation_loss"].mean(axis=0)
     best = int(np.nanargmin(mean))
@@ -117,18 +120,21 @@ def summary(arm: str, label: str) -> dict[str, object]:
                 f"{measure}_at_adams_lr_low": float(difference.low),
                 f"{measure}_at_adams_lr_high": float(difference.high),
             }
-    matched = at_equal_train_loss(found, adam)
-    if len(matched[0]) < shared:
-        return row  # some replicate reaches no train loss that Adam's grid reaches
-    ratio, gain = (mean_interval(values) for values in matched)
-    return row | {
-        "adams_lr_for_equal_train_loss_ratio": float(10**ratio.mean),
-        "adams_lr_ratio_low": float(10**ratio.low),
-        "adams_lr_ratio_high": float(10**ratio.high),
-        "validation_loss_at_equal_train_loss_minus_adam_nats": float(gain.mean),
-        "validation_loss_at_equal_train_loss_low": float(gain.low),
-        "validation_loss_at_equal_train_loss_high": float(gain.high),
-    }
+    tuned = {name: values[..., best : best + 1] for name, values in found.items()}
+    for prefix, part in (("", found), ("tuned_", tuned)):
+        matched = at_equal_train_loss(part, adam)
+        if len(matched[0]) < shared:
+            continue  # some replicate reaches no train loss that Adam's grid reaches
+        ratio, gain = (mean_interval(values) for values in matched)
+        row |= {
+            f"{prefix}adams_lr_for_equal_train_loss_ratio": float(10**ratio.mean),
+            f"{prefix}adams_lr_ratio_low": float(10**ratio.low),
+            f"{prefix}adams_lr_ratio_high": float(10**ratio.high),
+            f"{prefix}validation_loss_at_equal_train_loss_minus_adam_nats": float(gain.mean),
+            f"{prefix}validation_loss_at_equal_train_loss_low": float(gain.low),
+            f"{prefix}validation_loss_at_equal_train_loss_high": float(gain.high),
+        }
+    return row
 
 
 def draw(arms: dict[str, str]) -> Figure:

@@ -211,11 +211,12 @@ def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
     assert row["validation_loss_nats"] == pytest.approx(mean.min())
     assert not row["best_lr_on_boundary"]
     assert row["width_decades"] == pytest.approx(width(10**LOGS, mean))
-    gain = "validation_loss_at_equal_train_loss"
-    for end in ("adams_lr_for_equal_train_loss_ratio", "adams_lr_ratio_low", "adams_lr_ratio_high"):
-        assert row[end] == pytest.approx(10**shift)
-    for end in (f"{gain}_minus_adam_nats", f"{gain}_low", f"{gain}_high"):
-        assert row[end] == pytest.approx(offset)
+    ratio, gain = "adams_lr_ratio", "validation_loss_at_equal_train_loss"
+    for prefix in ("", "tuned_"):
+        for end in ("adams_lr_for_equal_train_loss_ratio", f"{ratio}_low", f"{ratio}_high"):
+            assert row[f"{prefix}{end}"] == pytest.approx(10**shift)
+        for end in (f"{gain}_minus_adam_nats", f"{gain}_low", f"{gain}_high"):
+            assert row[f"{prefix}{end}"] == pytest.approx(offset)
     same = adam["validation_loss"].mean(0).argmin()
     for measure in ("train_loss", "validation_loss"):
         difference = arm[measure][:, same] - adam[measure][:, same]
