@@ -13,6 +13,7 @@ import yaml
 from project import ROOT, Project
 
 README = (ROOT / "README.md").read_text()
+TEXT = " ".join(README.split())
 MEASURES = {
     "test_loss": ("test loss", "{:.3f}", "{:+.3f}"),
     "test_accuracy": ("test accuracy", "{:.3f}", "{:+.3f}"),
@@ -77,8 +78,12 @@ def study(name: str, *, against: str) -> pd.DataFrame:
     return table[(table["measure"] == "test_loss") & (table["against"] == against)]
 
 
-def interval(row: pd.Series) -> str:
-    return f"{row['interval_low']:+.3f} to {row['interval_high']:+.3f}"
+def difference(row: pd.Series, digits: int = 3) -> list[str]:
+    """The cells for a comparison: difference, interval, verdict."""
+    value, low, high = (
+        f"{row[name]:+.{digits}f}" for name in ("difference", "interval_low", "interval_high")
+    )
+    return [value, f"{low} to {high}", row["verdict"]]
 
 
 def test_the_table_of_ranks_is_the_committed_one() -> None:
@@ -91,8 +96,7 @@ def test_the_table_of_ranks_is_the_committed_one() -> None:
             f"{row['rank']:g}",
             f"{row['lr']:g}",
             f"{row['mean']:.3f}",
-            f"{row['difference']:+.3f}",
-            interval(row),
+            *difference(row)[:2],
             f"{share:.3f}",
             row["verdict"],
         ]
@@ -100,8 +104,9 @@ def test_the_table_of_ranks_is_the_committed_one() -> None:
 
 
 def test_the_table_of_controls_is_the_committed_one() -> None:
+    with_adam = study("controls", against="adam").set_index("arm")
     for _, row in study("controls", against="rank_20").iterrows():
-        cells = [row["label"], f"{row['difference']:+.3f}", interval(row), row["verdict"]]
+        cells = [row["label"], *difference(row), *difference(with_adam.loc[row["arm"]])]
         assert f"| {' | '.join(cells)} |" in README
 
 
@@ -110,29 +115,75 @@ def spread(value: float, ends: Sequence[float], digits: int) -> str:
     return f"{value:+.{digits}f} ({ends[0]:+.{digits}f} to {ends[1]:+.{digits}f})"
 
 
-@pytest.mark.parametrize("name", ["elsewhere", "approximate"])
-def test_the_other_tables_of_studies_are_the_committed_ones(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "digits"), [("noise_dial", 3), ("elsewhere", 4), ("approximate", 3)]
+)
+def test_the_other_tables_of_studies_are_the_committed_ones(name: str, digits: int) -> None:
     table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv").query("measure == 'test_loss'")
     for _, row in table.iterrows():
-        cells = [row["label"], f"{row['difference']:+.3f}", interval(row), row["verdict"]]
-        assert f"| {' | '.join(cells)} |" in README
+        assert f"| {' | '.join([row['label'], *difference(row, digits)])} |" in README
 
 
 def test_what_filtering_acts_like_is_what_was_found() -> None:
     table = pd.read_csv(ROOT / "metrics/studies/learning_rate.csv").set_index("arm")
-    ratio, low, high = (
-        table.loc["rank_20", f"adams_lr_{name}"]
-        for name in ("for_equal_train_loss_ratio", "ratio_low", "ratio_high")
-    )
-    text = " ".join(README.split())
-    assert f"{ratio:.2f} (95 % interval {low:.2f} to {high:.2f}) times" in text
-    for rank in (40, 20, 10):
-        names = ("minus_adam_nats", "low", "high")
-        gain, low, high = (
-            table.loc[f"rank_{rank}", f"validation_loss_at_equal_train_loss_{name}"]
-            for name in names
-        )
-        assert f"{spread(gain, (low, high), 3)} at rank {rank}" in text
+    width = table["width_decades"]
+    assert f"{width['rank_20']:.2f} decades against Adam's {width['adam']:.2f}." in TEXT
+    for prefix in ("tuned_", ""):
+        names = ("for_equal_train_loss_ratio", "ratio_low", "ratio_high")
+        ratio, low, high = (table.loc["rank_20", f"{prefix}adams_lr_{name}"] for name in names)
+        assert f"{ratio:.2f} ({low:.2f} to {high:.2f}) times" in TEXT
+    for rank in (10, 20, 40, 80):
+        row, cells = table.loc[f"rank_{rank}"], [str(rank)]
+        for prefix in ("", "tuned_"):
+            gain = f"{prefix}validation_loss_at_equal_train_loss"
+            ends = row[[f"{gain}_low", f"{gain}_high"]]
+            cells.append(spread(row[f"{gain}_minus_adam_nats"], list(ends), 3))
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_what_becomes_of_gradients_is_what_was_found() -> None:
+    table = pd.read_csv(ROOT / "metrics/studies/gradients.csv").query("epoch == 'all' & rank == 20")
+    found = table.set_index(["quantity", "trajectory"])["mean"]
+    for quantity, number in {
+        "energy": "{:.1%}",
+        "energy_permuted": "{:.1%}",
+        "retention_fresh": "{:+.3f}",
+        "step_leak": "{:.1%}",
+        "step_leak_adam": "{:.3%}",
+        "step_loss": "{:.4f}",
+    }.items():
+        pair = (number.format(found[quantity, along]) for along in ("adam", "rank_20"))
+        assert " and ".join(pair) in TEXT
+    noise = table.set_index("quantity").loc["energy", "energy_of_pure_noise_share"].iloc[0]
+    assert f"of pure noise {noise:.1%}" in TEXT
+    assert f"would be at {1 - found['energy', 'adam'] ** 0.5:+.3f}" in TEXT
+
+
+@pytest.mark.parametrize(
+    ("label", "key"),
+    [
+        ("2000", "published_2000_training_samples"),
+        ("4000", "published_4000_training_samples"),
+        ("1600, generated", "offline_1600_training_samples"),
+    ],
+)
+def test_the_table_of_the_published_protocol_is_the_committed_one(label: str, key: str) -> None:
+    row, cells = read("metrics/studies/published.json")[key], [label]
+    for outcome, digits in (("last_loss", 2), ("best_loss", 3), ("last_accuracy", 3)):
+        ends = [row[f"{outcome}_difference_{end}"] for end in ("low", "high")]
+        lower = round(row[f"{outcome}_lrg_adam_lower_share"] * row["samplers"])
+        value = spread(row[f"{outcome}_difference"], ends, digits)
+        cells.append(f"{value}, {lower} of {row['samplers']}")
+    assert f"| {' | '.join(cells)} |" in README
+
+
+def test_how_soon_losses_are_reached_is_what_was_found() -> None:
+    *sooner, last = read("metrics/comparison_details.json")["epochs_to_target"]
+    epochs = [-target["difference_epochs"]["mean_difference"] for target in sooner]
+    assert {target["difference_epochs"]["verdict_holm"] for target in sooner} == {"better"}
+    assert f"by {min(epochs):.1f} to {max(epochs):.1f} epochs" in TEXT
+    shares = (last[f"{optimizer}_share_reaching"] for optimizer in ("lrg_adam", "adam"))
+    assert "{:.0%} of the replicates against {:.0%}".format(*shares) in TEXT
 
 
 # Columns of the README's table of costs: side, models, and the field of metrics/benchmark.json.
