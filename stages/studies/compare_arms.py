@@ -61,8 +61,11 @@ def _row_labels(params: Params, table: pd.DataFrame, several: bool) -> list[str]
     own = not several and table["against"].nunique() > 1
     found = []
     for row in table.drop_duplicates("arm").itertuples():
-        against = f"against {params.studies.arms[row.against].label}, " if own else ""
-        found.append(f"{row.label}\n{against}lr {row.lr:g}")
+        lr = f"lr {row.lr:g}"
+        if own:
+            baseline = params.studies.arms[row.against].label
+            lr += f", against {baseline}, lr {row.lr_against:g}"
+        found.append(f"{row.label}\n{lr}")
     return found[::-1]
 
 

@@ -208,6 +208,25 @@ def test_the_table_of_costs_is_the_committed_one() -> None:
         assert [cell.strip() for cell in row.split("|")[2:-1]] == cells
 
 
+def test_what_processes_bring_is_what_was_measured() -> None:
+    found = read("metrics/benchmark_pipeline.json")
+    assert f"with {found['parameters']['training']['epochs']} epochs each" in TEXT
+    assert f"two processes took {found['two_processes_seconds']:.0f} s" in TEXT
+    assert f"and one {found['two_processes_speed_up_ratio']:.2f} times as long" in TEXT
+    assert f"took {found['dask_to_processes_time_ratio']:.2f} times as long as two" in TEXT
+    assert f"{found['first_piece_after_kill_seconds']:.1f} s after the restart" in TEXT
+    assert f"{found['first_piece_of_a_fresh_run_seconds']:.1f} s in a fresh run" in TEXT
+
+
+def test_what_stacking_brings_is_what_was_measured() -> None:
+    found = read("metrics/throughput.json")
+    adam, lrg_adam = found["adam"], found["lrg_adam"]
+    assert f"with {found['models_a_process']} each" in TEXT
+    assert f"take {adam['replicate_steps_per_second']:.0f} steps of a replicate" in TEXT
+    assert f"and {lrg_adam['replicate_steps_per_second']:.0f} with LRG-Adam" in TEXT
+    assert f"{adam['ratio']:.1f} and {lrg_adam['ratio']:.1f} times as many" in TEXT
+
+
 def test_the_conclusion_is_the_computed_one() -> None:
     conclusion = read("metrics/conclusion.json")
     links = conclusion["links"]
