@@ -42,7 +42,8 @@ def params(arms: dict[str, dict[str, Any]] = ARMS) -> Params:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["compare"]["margin"] = MARGIN
     content["studies"]["arms"] = {
-        name: {"label": name.upper(), "optimizer": "adam", **arm} for name, arm in arms.items()
+        name: {"label": name.upper(), "train": {"optimizer": "adam"}, **arm}
+        for name, arm in arms.items()
     }
     path = Path("params.yaml")
     path.write_text(yaml.safe_dump(content, sort_keys=False))
