@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,6 +130,34 @@ def test_another_quantity_or_a_single_epoch_is_no_evidence(below: bool) -> None:
     found = conclusion.along_every_trajectory("gain", below)
     assert found["ranks"] == [1]
     assert found["closest"]["p_value_holm"] == 0.02  # a family of two ranks
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_ranks_hold_along_every_trajectory_after_holm(below: bool) -> None:
+    rows = [
+        ("adam", 1, 3.0, 0.001),
+        ("rank_20", 1, 4.0, 0.012),  # the larger, times 4: holds
+        ("adam", 5, 2.0, 0.02),  # times 3: does not, though it would alone
+        ("rank_20", 5, 2.0, 0.001),
+        ("adam", 20, -1.0, 0.0001),  # beyond zero on the wrong side
+        ("rank_20", 20, 1.0, 0.0001),
+        ("adam", 40, 0.0, math.nan),  # nothing varies
+        ("rank_20", 40, 1.0, 0.0001),
+    ]
+    sign = -1 if below else 1
+    write_gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
+    found = conclusion.along_every_trajectory("gain", below)
+    assert (found["holds"], found["ranks"]) == (True, [1])
+    closest = found["closest"]
+    assert (closest["rank"], closest["trajectory"]) == (1, "adam")
+    assert closest["mean_nats"] == sign * 3
+    assert closest["p_value_holm"] == pytest.approx(0.048)
+
+
+def test_no_rank_holds_that_is_beyond_zero_only_without_correction() -> None:
+    write_gradients([("gain", "adam", rank, "all", 1.0, 0.03) for rank in (1, 5)])
+    found = conclusion.along_every_trajectory("gain", below=False)
+    assert (found["holds"], found["ranks"]) == (False, [])
 
 
 @pytest.mark.parametrize(("p_value", "holds"), [(0.025, True), (0.0251, False)])

@@ -84,8 +84,7 @@ def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
     count = 1
     while count < len(losses) and losses[count] < losses[count - 1]:
         count += 1
-    with np.errstate(invalid="ignore"):
-        assert learning_rate._falling(np.array(losses)) == count
+    assert learning_rate._falling(np.array(losses)) == count
 
 
 def curves(shift: float = 0.0, offset: float = 0.0, replicates: int = 3) -> Curves:

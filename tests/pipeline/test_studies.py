@@ -108,10 +108,8 @@ def test_a_full_rank_that_differs_from_adam_is_refused(project: Project) -> None
 
 
 def test_a_change_of_one_arm_trains_that_arm_alone(project: Project) -> None:
-    params = project.folder / "params.yaml"
-    arms = yaml.safe_load(params.read_text())["studies"]["arms"]
-    arms["random_subspace"]["train"]["hyperparameters"]["rank"] = 2
-    set_params(params, {"studies.arms": arms})
+    rank = "studies.arms.random_subspace.train.hyperparameters.rank"
+    set_params(project.folder / "params.yaml", {rank: 2})
 
     ran = studies_run(project, "repro", STUDIES)
 
@@ -120,10 +118,8 @@ def test_a_change_of_one_arm_trains_that_arm_alone(project: Project) -> None:
 
 
 def test_a_change_of_a_label_trains_nothing(project: Project) -> None:
-    params = project.folder / "params.yaml"
-    arms = yaml.safe_load(params.read_text())["studies"]["arms"]
-    arms["random_subspace"]["label"] = "one random direction"
-    set_params(params, {"studies.arms": arms})
+    label = "studies.arms.random_subspace.label"
+    set_params(project.folder / "params.yaml", {label: "one random direction"})
 
     ran = studies_run(project, "repro", STUDIES)
 

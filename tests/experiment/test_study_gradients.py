@@ -1,11 +1,8 @@
-"""The studies' analyses: independent replicates, ratios of sums, and the conclusion's rule."""
+"""The look at gradients: independent replicates, and ratios of sums."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -13,7 +10,6 @@ from experiment import gradients
 from experiment.data import Dataset, Split
 from experiment.gradients import Look, flat_gradient
 from experiment.training import Setting
-from studies import conclusion
 
 SETTING = Setting("adam", {"lr": 0.01}, (3,), 1, 8, "cpu", 0, "test")
 RANKS = (1, 3)
@@ -74,47 +70,3 @@ def test_look_has_an_entry_for_each_batch_and_one_of_retention() -> None:
     assert found["cosine_fresh"].shape == (2, 1, 2, 2)
     assert found["retention_fresh"].shape == (2, 1, 1, 2)
     assert torch.isfinite(found["retention_fresh"]).all()
-
-
-def conclude(rows: list[tuple[str, int, float, float]], below: bool) -> dict[str, object]:
-    """The conclusion from rows of trajectory, rank, mean and p-value, in the working directory."""
-    table = pd.DataFrame(rows, columns=["trajectory", "rank", "mean", "p_value"])
-    table = table.assign(
-        low=table["mean"] - 1, high=table["mean"] + 1, quantity="gain", unit="nats", epoch="all"
-    )
-    path = Path("metrics/studies/gradients.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
-    return conclusion.along_every_trajectory("gain", below)
-
-
-@pytest.mark.parametrize("below", [False, True])
-def test_ranks_hold_along_every_trajectory_after_holm(
-    below: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    rows = [
-        ("adam", 1, 3.0, 0.001),
-        ("rank_20", 1, 4.0, 0.012),  # the larger, times 4: holds
-        ("adam", 5, 2.0, 0.02),  # times 3: does not, though it would alone
-        ("rank_20", 5, 2.0, 0.001),
-        ("adam", 20, -1.0, 0.0001),  # beyond zero on the wrong side
-        ("rank_20", 20, 1.0, 0.0001),
-        ("adam", 40, 0.0, np.nan),  # nothing varies
-        ("rank_20", 40, 1.0, 0.0001),
-    ]
-    sign = -1 if below else 1
-    found = conclude([(arm, rank, sign * mean, p) for arm, rank, mean, p in rows], below)
-    assert (found["holds"], found["ranks"]) == (True, [1])
-    closest = found["closest"]
-    assert (closest["rank"], closest["trajectory"]) == (1, "adam")
-    assert closest["mean_nats"] == sign * 3
-    assert closest["p_value_holm"] == pytest.approx(0.048)
-
-
-def test_no_rank_holds_that_is_beyond_zero_only_without_correction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    found = conclude([("adam", rank, 1.0, 0.03) for rank in (1, 5)], below=False)
-    assert (found["holds"], found["ranks"]) == (False, [])
