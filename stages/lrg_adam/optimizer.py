@@ -1,5 +1,6 @@
 """The LRGAdam optimizer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -561,17 +562,17 @@ def _check_options(options: dict[str, Any]) -> None:
     if isinstance(rank, bool) or not (
         (isinstance(rank, int) and rank >= 1) or (isinstance(rank, float) and 0 < rank < 1)
     ):
-        raise ValueError(f"Invalid rank: {rank}")
+        raise ValueError(f"Invalid rank: {rank!r}, should be an int >= 1 or a float in (0, 1)")
     for name, choices in _CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"Invalid {name}: {options[name]}, should be one of {choices}")
     for name in ("batch_dims", "oversampling", "seed"):
         if not isinstance(options[name], int) or options[name] < 0:
-            raise ValueError(f"Invalid {name}: {options[name]}")
+            raise ValueError(f"Invalid {name}: {options[name]!r}, should be an int >= 0")
     if iterations is not None and (not isinstance(iterations, int) or iterations < 1):
-        raise ValueError(f"Invalid iterations: {iterations}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"Invalid tolerance: {tolerance}")
+        raise ValueError(f"Invalid iterations: {iterations!r}, should be None or an int >= 1")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise ValueError(f"Invalid tolerance: {tolerance}, should be None or in (0, inf)")
     if options["differentiable"] and options["method"] != "svd":
         raise ValueError("differentiable=True needs method='svd', which autograd can follow")
 
