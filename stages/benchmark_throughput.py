@@ -6,20 +6,18 @@ from experiment import errors  # First: it fixes the arithmetic before torch and
 
 # isort: split
 import argparse
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from benchmark.contenders import Step, adam, published
+import experiment
 from experiment import files
-from experiment.data import Dataset
+from experiment.data import DATA_FILE, Dataset
 from experiment.errors import UserError
 from experiment.params import read_params
 from experiment.training import Group, Setting, train_group
@@ -28,38 +26,26 @@ from experiment.work import Work, workers
 READS = (*Setting.READS, "final_train.group")
 
 
-@dataclass(frozen=True)
-class Loop:
-    """Training of one model as most programs do it: a module, a loop, the published step."""
-
-    setting: Setting
-
-    def __call__(self, data: Dataset) -> float:
-        """Steps a second, evaluation as in the final training included."""
-        widths = [data.train.x.shape[1], *self.setting.hidden, 10]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        model = nn.Sequential(*layers[:-1])
-        step = self._step(list(model.parameters()))
-        x, y = map(torch.from_numpy, data.train)
-        begin, steps = time.perf_counter(), 0
-        for _ in range(self.setting.epochs):
-            for batch in torch.randperm(len(y)).split(self.setting.batch_size):
-                model.zero_grad()
-                nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
-                step([p.grad for p in model.parameters()])
-                steps += 1
-            with torch.no_grad():
-                for part in (data.train, data.validation):
-                    logits = model(torch.from_numpy(part.x))
-                    nn.functional.cross_entropy(logits, torch.from_numpy(part.y))
-        return steps / (time.perf_counter() - begin)
-
-    def _step(self, weights: Sequence[Tensor]) -> Step:
-        if self.setting.optimizer == "adam":
-            return adam(weights, 0, fused=None)
-        return published(weights, self.setting.hyperparameters["rank"])
+def plain_loop(setting: Setting) -> float:
+    """Steps a second of `benchmark.plain_loop`, in a process with the processor's own settings."""
+    options = {
+        "--data": [DATA_FILE],
+        "--hidden": setting.hidden,
+        "--batch-size": [setting.batch_size],
+        "--epochs": [setting.epochs],
+    }
+    if "rank" in setting.hyperparameters:
+        options["--rank"] = [setting.hyperparameters["rank"]]
+    words = [str(word) for name, values in options.items() for word in (name, *values)]
+    free = {name: text for name, text in os.environ.items() if name not in experiment.INSTRUCTIONS}
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmark.plain_loop", *words],
+        env=free | {"PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(finished.stdout)
 
 
 def main(epochs: int, rounds: int) -> None:
@@ -82,8 +68,8 @@ def main(epochs: int, rounds: int) -> None:
                 begin = time.perf_counter()
                 work.run(train_group, groups)
                 stacked = size * processes * steps / (time.perf_counter() - begin)
-                found = {"stacked": stacked, "loop": Loop(setting)(data)}
                 if number > 0:  # the first round starts the processes
+                    found = {"stacked": stacked, "loop": plain_loop(setting)}
                     for way, rate in found.items():
                         rates.setdefault(optimizer, {}).setdefault(way, []).append(rate)
     summary: dict[str, Any] = {"processes": processes, "models_a_process": size}
