@@ -9,11 +9,14 @@ import sys
 
 # The number of threads decides the order of sums. One each: work spreads over processes.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# The same instructions on every x86-64 processor with AVX2, whoever made it.
+# The same instructions on every x86-64 processor with AVX2, whoever made it: in torch, in its
+# oneDNN and MKL, in the OpenBLAS of NumPy and SciPy, and in NumPy.
 INSTRUCTIONS = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "COMPATIBLE",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
 ARITHMETIC = THREADS | INSTRUCTIONS
 

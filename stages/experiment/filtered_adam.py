@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from experiment.arithmetic import matmul
 from lrg_adam.flatten import from_square, to_square
 
 
@@ -52,7 +53,7 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
     largest = matrix.abs().amax((-2, -1), keepdim=True)
     good = largest.isfinite()
     scaled = (matrix / largest.clamp(min=1e-30)).where(good, 0)
-    gram = scaled.mT @ scaled
+    gram = matmul(scaled.mT, scaled)
     try:
         values, vectors = torch.linalg.eigh(gram)
     except torch.linalg.LinAlgError:  # seen where a training has all but diverged
@@ -65,5 +66,9 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
 
     In float32, and with no proof attempted: a control's spectrum may be too flat for one.
     """
-    basis = spectrum(matrix)[1][..., -rank:]
-    return (matrix @ basis) @ basis.mT
+    return projected(matrix, spectrum(matrix)[1][..., -rank:])
+
+
+def projected(matrix: Tensor, basis: Tensor) -> Tensor:
+    """The rows of the matrices (R, n, n) projected onto bases (R, n, k): G V V^T."""
+    return matmul(matmul(matrix, basis), basis.mT)

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from experiment.arithmetic import sqrt
+from experiment.filtered_adam import projected, spectrum
 from experiment.network import Network, Weights, sample_losses
 from experiment.randomness import stream
 from experiment.training import Setting, train
+from lrg_adam.flatten import from_square, to_square
 
 if TYPE_CHECKING:
     from experiment.data import Dataset
@@ -68,15 +71,10 @@ def approximations(flat: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
         singular values hold together, as shares of the whole.
 
     """
-    size = flat.shape[-1]
-    side = int(np.ceil(np.sqrt(size)))
-    matrix = functional.pad(flat, (0, side * side - size)).view(-1, side, side)
-    values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
+    matrix = to_square([flat], 1, torch.float32)
+    values, vectors = spectrum(matrix)
     energy = values.clamp(min=0).flip(-1).cumsum(-1)
-    found = []
-    for rank in ranks:
-        basis = vectors[..., -rank:]
-        found.append(((matrix @ basis) @ basis.mT).flatten(1)[:, :size])
+    found = [from_square(projected(matrix, vectors[..., -rank:]), [flat], 1)[0] for rank in ranks]
     return torch.stack(found), energy / energy[:, -1:]
 
 
@@ -120,7 +118,7 @@ class Moments:
         """Adam's next updates (K + 1, R, P) on a gradient (R, P), without the learning rate."""
         mean, square = self.after(flat)
         count = self.steps + 1
-        return (mean / (1 - BETA1**count)) / ((square / (1 - BETA2**count)).sqrt() + EPS)
+        return (mean / (1 - BETA1**count)) / (sqrt(square / (1 - BETA2**count)) + EPS)
 
 
 def look(data: Dataset, task: Look) -> Result:
@@ -227,7 +225,7 @@ def _retention(products: Tensor) -> dict[str, Tensor]:
     """
     # F_k projects, so that <F_k g, g> = |F_k g|^2 and the last of the ratios is E_k.
     train, fresh, energy = products[:, 1:] / products[:, :1]
-    root = energy.clamp(min=0).sqrt()
+    root = sqrt(energy.clamp(min=0))
     return {"retention_train": (train - root).T, "retention_fresh": (fresh - root).T}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from experiment.arithmetic import linear
 from experiment.params import CLASSES, LENGTH
 
 Weights = dict[str, Tensor]
@@ -74,8 +75,8 @@ class MLP(Network):
         for i in range(self.depth):
             weight, bias = weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
             if i > 0:
-                hidden = hidden.relu()
-            hidden = torch.baddbmm(bias.unsqueeze(-2), hidden, weight.mT)
+                hidden = hidden.relu_()
+            hidden = linear(hidden, weight, bias)
         return hidden
 
 
@@ -115,9 +116,7 @@ class CNN(Network):
                 groups=replicates,
             ).relu()
         features = hidden.unflatten(1, (replicates, -1)).flatten(2).movedim(1, 0)
-        return torch.baddbmm(
-            weights["layers.3.bias"].unsqueeze(-2), features, weights["layers.3.weight"].mT
-        )
+        return linear(features, weights["layers.3.weight"], weights["layers.3.bias"])
 
 
 def build(name: str, hidden: Sequence[int]) -> Network:

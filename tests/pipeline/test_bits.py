@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ENVIRONMENT, ROOT, STUDIES, Project, copy_repository, stage_outputs
+from project import ARMS, ENVIRONMENT, ROOT, STUDIES, Project, copy_repository, stage_outputs
 
-TRAINING = ["tune_adam", "tune_lrg_adam", "final_train@adam", "final_train@lrg_adam"]
-# What a processor that lacks AVX-512 looks like to the libraries that pick instructions by it.
-LESSER_PROCESSOR = {
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "OPENBLAS_CORETYPE": "Haswell",
-    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
-}
+from experiment import INSTRUCTIONS
+
+# What a processor that lacks AVX-512 looks like to the one library whose choice of instructions is
+# not fixed by a setting of the pipeline's own.
+LESSER_PROCESSOR = {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 def clone(project: Project, folder: Path) -> Project:
@@ -82,39 +80,59 @@ def test_a_lesser_processor_gives_the_same_bytes(
 
 ARITHMETIC = """
 import hashlib
-import numpy as np
 {imports}
+import numpy as np
 import torch
-x = torch.from_numpy(np.linspace(-3, 3, 119 * 119, dtype=np.float32).reshape(119, 119))
-found = torch.cat([x.softmax(-1), x @ x.mT, torch.linalg.eigh(x.mT @ x).eigenvectors])
-print(torch.backends.cpu.get_cpu_capability(), hashlib.sha256(found.numpy()).hexdigest())
+
+def show(name, found):
+    print(name, hashlib.sha256(np.ascontiguousarray(found).tobytes()).hexdigest())
+
+x = np.random.default_rng(0).standard_normal((119, 119), dtype=np.float32)
+t = torch.from_numpy(x)
+show("torch", t.softmax(-1).numpy())
+show("oneDNN", torch.nn.functional.conv1d(t.view(7, 17, 119), t.view(17, 17, 49)[..., :3]).numpy())
+show("MKL", torch.linalg.eigh(t.mT @ t).eigenvectors.numpy())
+show("OpenBLAS", np.linalg.svd(x.astype(np.float64))[0])
+show("NumPy", np.exp(x) + np.log(abs(x) + 1))
 """
+# Of each library, what a user may have set, and what makes it another processor to it.
+PROCESSORS = {
+    "torch": [{"ATEN_CPU_CAPABILITY": "default"}, {"ATEN_CPU_CAPABILITY": "avx2"}],
+    "oneDNN": [{"ONEDNN_MAX_CPU_ISA": "SSE41"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}],
+    "MKL": [{"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}],
+    "OpenBLAS": [{"OPENBLAS_CORETYPE": "Nehalem"}, {"OPENBLAS_CORETYPE": "Haswell"}],
+    "NumPy": [
+        {"NPY_DISABLE_CPU_FEATURES": f"{more} X86_V4 AVX512_ICL AVX512_SPR"}
+        for more in ("", "X86_V3")
+    ],
+}
 
 
-def arithmetic(imports: str, **environment: str) -> str:
-    """Torch's instructions, and a digest of what they compute, in a process of its own."""
-    return subprocess.run(
+def arithmetic(imports: str, **environment: str) -> dict[str, str]:
+    """A digest of what each library computes, in a process of its own."""
+    # Without the settings of this process, which has imported the package too.
+    unset = {name: text for name, text in ENVIRONMENT.items() if name not in INSTRUCTIONS}
+    lines = subprocess.run(
         [sys.executable, "-c", ARITHMETIC.format(imports=imports)],
-        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "stages")} | environment,
+        env=unset | {"PYTHONPATH": str(ROOT / "stages")} | environment,
         check=True,
         capture_output=True,
         text=True,
-    ).stdout
+    ).stdout.splitlines()
+    return dict(line.split() for line in lines)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the promise is for x86-64")
+@pytest.mark.parametrize("library", PROCESSORS)
 @pytest.mark.slow
-def test_the_settings_make_equal_what_instructions_would_make_differ() -> None:
-    sets = ["default", "avx2"]
-    if "avx512f" in Path("/proc/cpuinfo").read_text():
-        sets.append("avx512")
+def test_the_settings_make_equal_what_instructions_would_make_differ(library: str) -> None:
+    free = [arithmetic("", **environment) for environment in PROCESSORS[library]]
+    kept = [
+        arithmetic("import experiment", **environment) for environment in ({}, *PROCESSORS[library])
+    ]
 
-    kept = {arithmetic("import experiment", ATEN_CPU_CAPABILITY=name) for name in sets}
-    free = {arithmetic("", ATEN_CPU_CAPABILITY=name) for name in sets}
-
-    assert len(kept) == 1
-    assert kept.pop().startswith("AVX2 ")
-    assert len({line.split()[1] for line in free}) > 1
+    assert free[0][library] != free[1][library]
+    assert kept[0] == kept[1] == kept[2]
 
 
 def test_results_are_shared_through_a_remote(finished: Project, tmp_path: Path) -> None:
@@ -143,7 +161,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.mark.parametrize("pipeline", ["dvc.yaml", STUDIES])
+@pytest.mark.parametrize("pipeline", ["dvc.yaml", ARMS, STUDIES])
 def test_the_committed_results_are_those_of_the_committed_code(
     committed: Project, pipeline: str
 ) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import FilteredAdam
+from experiment.filtered_adam import FilteredAdam, projected
 from experiment.optimizers import Weights
 from experiment.randomness import stream
 
@@ -24,7 +24,7 @@ class RandomSubspace:
         shape = (*matrix.shape[:-1], self._rank)
         drawn = torch.randn(shape, generator=self._generator, dtype=matrix.dtype)
         basis = torch.linalg.qr(drawn.to(matrix.device)).Q
-        return (matrix @ basis) @ basis.mT
+        return projected(matrix, basis)
 
 
 def create(weights: Weights, *, lr: float, rank: int) -> torch.optim.Optimizer:

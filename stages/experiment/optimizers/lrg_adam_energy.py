@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import FilteredAdam, spectrum
+from experiment.filtered_adam import FilteredAdam, projected, spectrum
 from experiment.optimizers import Weights
 
 
@@ -20,7 +20,7 @@ def keep_energy(matrix: Tensor, energy: float) -> Tensor:
     # A direction is needed where those before it do not hold the share yet.
     needed = (kept - values < energy * kept[..., -1:]).flip(-1)
     basis = vectors * needed[..., None, :]
-    return (matrix @ basis) @ basis.mT
+    return projected(matrix, basis)
 
 
 def create(weights: Weights, *, lr: float, energy: float) -> torch.optim.Optimizer:

@@ -5,13 +5,13 @@ For searches that run side by side: their trials train together, at other learni
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import spectrum
+from experiment.arithmetic import sqrt
+from experiment.filtered_adam import projected, spectrum
 from experiment.optimizers import Weights
 from lrg_adam.flatten import from_square, to_square
 
@@ -35,34 +35,34 @@ class PerReplicateAdam(torch.optim.Optimizer):
         self._lr = torch.tensor(lr)
         self._rank = None if rank is None else torch.tensor(rank)
         self._steps = 0
+        self._mean = self._square = torch.zeros(())  # the moments, (R, n, n)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # noqa: ARG002 - the signature is torch's
         """Truncate the gradients, if asked for, and take Adam's step."""
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        gradients = [weight.grad for weight in weights]
+        # All entries of a replicate in one matrix, for the moments as for the truncation.
+        gradient = to_square([weight.grad for weight in weights], 1, torch.float32)
         if self._rank is not None:
-            gradients = self._truncated(gradients, self._rank)
+            gradient = truncated_each(gradient, self._rank)
+        if self._steps == 0:
+            self._mean, self._square = torch.zeros_like(gradient), torch.zeros_like(gradient)
         self._steps += 1
-        for weight, gradient in zip(weights, gradients, strict=True):
-            state = self.state[weight]
-            if not state:
-                state["mean"] = torch.zeros_like(weight)
-                state["square"] = torch.zeros_like(weight)
-            mean = state["mean"].lerp_(gradient, 1 - BETA1)
-            square = state["square"].mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-            scale = square.sqrt().div_(math.sqrt(1 - BETA2**self._steps)).add_(EPS)
-            lr = (self._lr / (1 - BETA1**self._steps)).view(-1, *[1] * (weight.ndim - 1))
-            weight.sub_(lr * mean / scale)
+        self._mean.lerp_(gradient, 1 - BETA1)
+        self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        update = sqrt(self._square / (1 - BETA2**self._steps)).add_(EPS).reciprocal_()
+        update *= self._mean
+        update *= (self._lr / (1 - BETA1**self._steps))[:, None, None]
+        for weight, part in zip(weights, from_square(update, weights, 1), strict=True):
+            weight.sub_(part)
 
-    @staticmethod
-    def _truncated(gradients: Sequence[Tensor], rank: Tensor) -> list[Tensor]:
-        matrix = to_square(gradients, 1, torch.float32)
-        _, vectors = spectrum(matrix)
-        side = matrix.shape[-1]
-        kept = torch.arange(side) >= side - rank[:, None]
-        basis = vectors * kept[:, None, :]
-        return from_square(((matrix @ basis) @ basis.mT).contiguous(), gradients, 1)
+
+def truncated_each(matrix: Tensor, rank: Tensor) -> Tensor:
+    """Best approximations of matrices (R, n, n), each of a rank of its own, (R,)."""
+    highest = min(int(rank.max()), matrix.shape[-1])
+    kept = torch.arange(highest) >= highest - rank[:, None]
+    basis = spectrum(matrix)[1][..., -highest:] * kept[:, None, :]
+    return projected(matrix, basis)
 
 
 def create(
