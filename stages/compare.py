@@ -23,10 +23,10 @@ from experiment.statistics import (
 
 READS = ("seed", "compare.margin", "compare.targets")
 LOWER_IS_BETTER = {
-    "test_loss": True,
-    "test_accuracy": False,
-    "best_validation_loss": True,
-    "train_loss": True,
+    "test_loss_nats": True,
+    "test_accuracy_share": False,
+    "best_validation_loss_nats": True,
+    "train_loss_nats": True,
 }
 
 
@@ -102,8 +102,8 @@ def epochs_to_targets(params: Params) -> list[dict[str, object]]:
     The targets that either reaches are one family, Holm-corrected as the measures are.
     """
     adam, lrg_adam = (
-        table.pivot(columns="epoch", values="validation_loss").to_numpy()
-        for table in read_both("_validation_loss", "epoch", "validation_loss")
+        table.pivot(columns="epoch", values="validation_loss_nats").to_numpy()
+        for table in read_both("_validation_loss", "epoch", "validation_loss_nats")
     )
     every = [
         compare_epochs_to_target(

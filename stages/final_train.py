@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from experiment import files, versions
 from experiment.data import Dataset
@@ -17,19 +16,19 @@ from experiment.outcomes import outcomes
 from experiment.params import read_params
 from experiment.statistics import mean_interval
 from experiment.training import Group, Setting, train_group
-from experiment.work import Work
+from experiment.work import Work, merged, spans
 
 READS = (
     *Setting.READS,
     "final_train.replicates",
     "final_train.group",
 )
-CURVES = ("train_loss", "validation_loss", "validation_accuracy")
+CURVES = ("train_loss_nats", "validation_loss_nats", "validation_accuracy_share")
 
 
 def history(curves: dict[str, np.ndarray]) -> pd.DataFrame:
     """A row an epoch: of every curve (replicates, epochs) the mean and its 95 % interval."""
-    columns = {"epoch": np.arange(curves["validation_loss"].shape[1])}
+    columns = {"epoch": np.arange(curves["validation_loss_nats"].shape[1])}
     for name in CURVES:
         mean, low, high = mean_interval(curves[name])
         columns |= {name: mean, f"{name}_low": low, f"{name}_high": high}
@@ -43,7 +42,7 @@ def curve_of_each(losses: np.ndarray) -> pd.DataFrame:
         {
             "replicate": replicates.ravel(),
             "epoch": epochs.ravel(),
-            "validation_loss": losses.ravel(),
+            "validation_loss_nats": losses.ravel(),
         }
     )
 
@@ -64,7 +63,7 @@ def main(optimizer: str) -> None:
     best = files.read_best(optimizer)
     setting = Setting.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
-    groups = [Group(setting, first, min(size, total - first)) for first in range(0, total, size)]
+    groups = [Group(setting, *span) for span in spans(total, size)]
 
     with Work(
         f"final_train_{optimizer}",
@@ -73,11 +72,10 @@ def main(optimizer: str) -> None:
         total=len(groups),
         unit="group",
     ) as work:
-        results = work.run(train_group, groups)
-        merged = {name: torch.cat([result[name] for result in results]) for name in results[0]}
-        weights = {name: merged.pop(name) for name in setting.network.shapes}
-        curves = {name: tensor.numpy() for name, tensor in merged.items()}
-        diverged = np.flatnonzero(~np.isfinite(curves["train_loss"]).all(axis=1))
+        result = merged(work.run(train_group, groups))
+        weights = {name: result.pop(name) for name in setting.network.shapes}
+        curves = {name: tensor.numpy() for name, tensor in result.items()}
+        diverged = np.flatnonzero(~np.isfinite(curves["train_loss_nats"]).all(axis=1))
         if len(diverged):
             raise UserError(
                 f"{len(diverged)} of {total} replicates diverged with {best}: "
@@ -90,7 +88,7 @@ def main(optimizer: str) -> None:
         files.write_csv(Path(f"metrics/replicates/{optimizer}.csv"), replicates)
         files.write_csv(
             Path(f"metrics/replicates/{optimizer}_validation_loss.csv"),
-            curve_of_each(curves["validation_loss"]),
+            curve_of_each(curves["validation_loss_nats"]),
         )
         files.write_json(Path(f"metrics/{optimizer}.json"), summary(replicates))
 

@@ -25,18 +25,21 @@ def convergence() -> Figure:
         history = files.read_csv(
             Path(f"plots/history/{optimizer}.csv"),
             "epoch",
-            "validation_loss",
-            "validation_loss_low",
-            "validation_loss_high",
+            "validation_loss_nats",
+            "validation_loss_nats_low",
+            "validation_loss_nats_high",
         )
         label = f"{style['label']} ({tuned(optimizer)})"
         axes.plot(
-            history["epoch"], history["validation_loss"], markersize=3.5, **style | {"label": label}
+            history["epoch"],
+            history["validation_loss_nats"],
+            markersize=3.5,
+            **style | {"label": label},
         )
         axes.fill_between(
             history["epoch"],
-            history["validation_loss_low"],
-            history["validation_loss_high"],
+            history["validation_loss_nats_low"],
+            history["validation_loss_nats_high"],
             color=style["color"],
             alpha=0.2,
             linewidth=0,
@@ -56,16 +59,16 @@ def tuning() -> Figure:
     figure, (by_lr, by_rank) = panels(2)
     for optimizer, style in STYLES.items():
         trials = files.read_csv(
-            Path(f"plots/tuning/{optimizer}.csv"), "lr", "rank", "validation_loss"
+            Path(f"plots/tuning/{optimizer}.csv"), "lr", "rank", "validation_loss_nats"
         )
-        best = trials.loc[trials["validation_loss"].idxmin()]
+        best = trials.loc[trials["validation_loss_nats"].idxmin()]
         points = style | {"linestyle": "none"}
         for axes, parameter in ((by_lr, "lr"), (by_rank, "rank")):
             if trials[parameter].notna().all():
-                axes.plot(trials[parameter], trials["validation_loss"], **points)
+                axes.plot(trials[parameter], trials["validation_loss_nats"], **points)
                 axes.plot(
                     best[parameter],
-                    best["validation_loss"],
+                    best["validation_loss_nats"],
                     **points | {"marker": "*", "label": f"{style['label']}, best"},
                     markersize=16,
                     markerfacecolor="none",

@@ -59,7 +59,9 @@ def main(optimizer: str) -> None:
                 TrialTask(replace(setting, hyperparameters=fixed | point), params.tune.replicates)
                 for point in points
             ]
-            return [float(r["validation_loss"].mean()) for r in work.run(evaluate_trial, tasks)]
+            return [
+                float(r["validation_loss_nats"].mean()) for r in work.run(evaluate_trial, tasks)
+            ]
 
         trials = search(
             space, losses, trials=params.tune.trials, wave=params.tune.wave, seed=params.seed
@@ -72,16 +74,16 @@ def main(optimizer: str) -> None:
             )
         table = pd.DataFrame(
             {"trial": number, "lr": None, "rank": None, **fixed, **trial.hyperparameters}
-            | {"validation_loss": trial.validation_loss}
+            | {"validation_loss_nats": trial.validation_loss}
             for number, trial in enumerate(trials)
         )
-        table["best_so_far"] = table["validation_loss"].cummin()
+        table["best_so_far_nats"] = table["validation_loss_nats"].cummin()
         files.write_csv(Path(f"plots/tuning/{optimizer}.csv"), table)
         files.write_json(
             Path(f"metrics/tune_{optimizer}.json"),
             {
                 "best": dict(best.hyperparameters) | dict(fixed),
-                "validation_loss": best.validation_loss,
+                "validation_loss_nats": best.validation_loss,
                 "on_boundary": on_boundary(space, best.hyperparameters),
             },
         )

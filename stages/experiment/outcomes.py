@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 def outcomes(curves: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
     """A row a replicate: where its training ended, and its best epoch on the validation set."""
-    validation = curves["validation_loss"]
+    validation = curves["validation_loss_nats"]
     return pd.DataFrame(
         {
             "replicate": np.arange(len(validation)),
-            "train_loss": curves["train_loss"][:, -1],
-            "validation_loss": validation[:, -1],
-            "best_validation_loss": validation.min(axis=1),
+            "train_loss_nats": curves["train_loss_nats"][:, -1],
+            "validation_loss_nats": validation[:, -1],
+            "best_validation_loss_nats": validation.min(axis=1),
             "best_epoch": validation.argmin(axis=1),
-            "test_loss": curves["test_loss"],
-            "test_accuracy": curves["test_accuracy"],
+            "test_loss_nats": curves["test_loss_nats"],
+            "test_accuracy_share": curves["test_accuracy_share"],
         }
     )

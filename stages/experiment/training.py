@@ -148,29 +148,33 @@ class Group:
     setting: Setting
     first: int
     size: int
+    train_curve: bool = True  # whether the train loss is computed after every epoch, or once
 
 
 def train_curves(data: Dataset, group: Group) -> Result:
     """Train a group without a look at the test set.
 
     Returns:
-        `train_loss`, `validation_loss` and `validation_accuracy`, each (R, epochs + 1), from
-        before training to after the last epoch; and the last weights.
+        `validation_loss_nats` and `validation_accuracy_share`, each (R, epochs + 1), from before
+        training to after the last epoch; `train_loss_nats` likewise, or without a curve of it
+        (R, 1), after the last epoch alone; and the last weights.
 
     """
-    network = group.setting.network
+    network, epochs = group.setting.network, group.setting.epochs
     replicates = range(group.first, group.first + group.size)
     curves: dict[str, list[Tensor]] = defaultdict(list)
-    for weights in progress.bar(
+    trained = progress.bar(
         train(group.setting, data.train, replicates),
-        total=group.setting.epochs + 1,
+        total=epochs + 1,
         unit="epoch",
         desc=f"replicates {replicates.start} to {replicates.stop - 1}",
-    ):
+    )
+    for epoch, weights in enumerate(trained):
         validation = evaluate(network, weights, data.validation)
-        curves["train_loss"].append(evaluate(network, weights, data.train).loss)
-        curves["validation_loss"].append(validation.loss)
-        curves["validation_accuracy"].append(validation.accuracy)
+        curves["validation_loss_nats"].append(validation.loss)
+        curves["validation_accuracy_share"].append(validation.accuracy)
+        if group.train_curve or epoch == epochs:
+            curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
     return {
         **{name: torch.stack(values, dim=1) for name, values in curves.items()},
         **{name: tensor.detach().cpu() for name, tensor in weights.items()},
@@ -181,12 +185,12 @@ def train_group(data: Dataset, group: Group) -> Result:
     """Train a group and keep all that is reported of it.
 
     Returns:
-        What `train_curves` returns; and `test_loss` and `test_accuracy` (R,) after the last
-        epoch, the one time that the test set is looked at.
+        What `train_curves` returns; and `test_loss_nats` and `test_accuracy_share` (R,) after the
+        last epoch, the one time that the test set is looked at.
 
     """
     result = train_curves(data, group)
     network = group.setting.network
     weights = {name: result[name].to(group.setting.device) for name in network.shapes}
     test = evaluate(network, weights, data.test)
-    return {**result, "test_loss": test.loss, "test_accuracy": test.accuracy}
+    return {**result, "test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}

@@ -30,7 +30,7 @@ class Trial(NamedTuple):
     """One evaluated point; a diverged one has an infinite loss."""
 
     hyperparameters: Hyperparameters
-    validation_loss: float
+    validation_loss: float  # nats
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def evaluate_trial(data: Dataset, task: TrialTask) -> Result:
         epochs, total=task.setting.epochs + 1, unit="epoch", desc=f"{task.setting.hyperparameters}"
     ):
         last = weights
-    return {"validation_loss": evaluate(task.setting.network, last, data.validation).loss}
+    return {"validation_loss_nats": evaluate(task.setting.network, last, data.validation).loss}
 
 
 def search(

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, as_completed
@@ -40,6 +41,16 @@ PATIENCE = 10  # seconds for it to answer
 
 Task = TypeVar("Task")
 Result = dict[str, Tensor]
+
+
+def spans(total: int, size: int) -> list[tuple[int, int]]:
+    """Groups of `size` out of `total`, fewer in the last: the first of each, and its size."""
+    return [(first, min(size, total - first)) for first in range(0, total, size)]
+
+
+def merged(results: Sequence[Result]) -> Result:
+    """The results of groups as those of one, along the first axis."""
+    return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
 class Work:
@@ -241,8 +252,10 @@ def cluster(address: str) -> tuple[Executor, tuple[type[Exception], ...]]:
 
 
 def _processes(count: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a fork would copy locks of libraries in whatever state they are.
-    context = multiprocessing.get_context("spawn")
+    # A forked worker has loaded what this process has, which takes others seconds. This one has a
+    # single thread and has computed nothing yet, so that no lock is held; elsewhere than on Linux
+    # the libraries of the system may have threads of their own.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     lock, lines = context.RLock(), context.SimpleQueue()
     tqdm.set_lock(lock)
     for line in range(1, count + 1):

@@ -15,7 +15,7 @@ from experiment.params import Params, read_params
 from studies.tables import MEASURES, comparisons, of_measure
 
 READS = ("seed", "compare.margin", "studies.arms")
-DRAWN = ("test_loss", "test_accuracy", "best_validation_loss")
+DRAWN = ("test_loss_nats", "test_accuracy_share", "best_validation_loss_nats")
 
 
 def draw(params: Params, table: pd.DataFrame) -> Figure:

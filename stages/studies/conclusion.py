@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from experiment import files
+from experiment.params import read_params
 from experiment.statistics import ALPHA, holm
+from studies import BASELINE
+from studies.tables import looks
 
-PRIMARY = "test_loss"
-BASELINE = "adam"
+READS = ("studies.gradients.trajectories",)
+PRIMARY = "test_loss_nats"
 Evidence = dict[str, object]
 
 
@@ -47,17 +50,14 @@ def noise_hurts() -> Evidence:
     return {"holds": bool(row["verdict"] == "better"), "no_noise_minus_adam": difference(row)}
 
 
-def along_every_trajectory(quantity: str, below: bool) -> Evidence:
-    """Ranks at which a quantity is beyond zero along every trajectory, Holm-corrected.
+def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> Evidence:
+    """Ranks at which a quantity of `tables.looks` is beyond zero along every trajectory.
 
     The test is over replicates, each averaged over epochs and batches. A rank has to pass along
     every trajectory, so its p-value is the largest of theirs (an intersection-union test); the
-    ranks are the family. `closest` is the rank that is nearest to it: with the best mean in the
-    trajectory that is worst for it. Its interval is that of this one mean.
+    ranks are the family, Holm-corrected. `closest` is the rank that is nearest to it: with the best
+    mean in the trajectory that is worst for it. Its interval is that of this one mean.
     """
-    path = Path("metrics/studies/gradients.csv")
-    words = ("trajectory", "quantity", "unit", "epoch")
-    table = files.read_csv(path, "rank", "mean", "low", "high", "p_value", *words, text=words)
     table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
     sign = -1 if below else 1
     scored = table.assign(score=sign * table["mean"])
@@ -75,7 +75,7 @@ def along_every_trajectory(quantity: str, below: bool) -> Evidence:
             "rank": int(closest["rank"]),
             "trajectory": closest["trajectory"],
             f"mean_{closest['unit']}": float(closest["mean"]),
-            "interval_95": [float(closest["low"]), float(closest["high"])],
+            f"interval_95_{closest['unit']}": [float(closest["low"]), float(closest["high"])],
             "p_value_holm": float(p_values[closest["rank"]]),
         },
     }
@@ -112,10 +112,11 @@ def verdicts(study: str) -> dict[str, str]:
 
 def main() -> None:
     """Write metrics/conclusion.json."""
+    found = looks(read_params(READS).studies.gradients.trajectories)
     chain = {
         "noise hurts": noise_hurts(),
-        "the top subspace is cleaner": along_every_trajectory("cosine_fresh", below=False),
-        "cleaner survives Adam": along_every_trajectory("step_loss", below=True),
+        "the top subspace is cleaner": along_every_trajectory(found, "cosine_fresh", below=False),
+        "cleaner survives Adam": along_every_trajectory(found, "step_loss", below=True),
         "it pays": it_pays(),
     }
     published = files.read_json(Path("metrics/studies/published.json"))
@@ -131,7 +132,7 @@ def main() -> None:
         "published_protocol": {
             samples: {
                 f"{outcome}_lrg_adam_lower_share": row[f"{outcome}_lrg_adam_lower_share"]
-                for outcome in ("last_loss", "best_loss")
+                for outcome in ("last_loss_nats", "best_loss_nats")
             }
             for samples, row in published.items()
         },

@@ -1,4 +1,4 @@
-"""Is it noise that truncation removes? A look at gradients along two trajectories."""
+"""Is it noise that truncation removes? A look at gradients along the trajectory of an arm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
 from experiment import data, files
@@ -19,14 +18,11 @@ from experiment.params import Params, read_params
 from experiment.randomness import stream
 from experiment.statistics import mean_interval
 from experiment.training import Setting
-from experiment.work import Work
+from experiment.work import Work, merged, spans
 
-READS = (
-    *Setting.READS,
-    "data.shuffle",
-    "studies.arms",
-    "studies.gradients",
-)
+# What is looked at, but not along which other trajectories.
+LOOK = ("ranks", "epochs", "replicates", "group", "batches", "fresh_samples")
+READS = (*Setting.READS, "data.shuffle", *(f"studies.gradients.{name}" for name in LOOK))
 NULL_DRAWS = 50
 # Quantities in the table, with their units.
 UNITS = {
@@ -47,18 +43,13 @@ UNITS = {
 
 def looks(params: Params, arm: str) -> list[Look]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
-    given, arms = params.studies.gradients, params.studies.arms
-    if arm not in arms:
-        raise UserError(
-            f"params.yaml: studies.gradients.trajectories = {given.trajectories}; "
-            f"allowed: arms, of which {arm} is none ({', '.join(arms)})"
-        )
-    described = arms[arm].train
+    given = params.studies.gradients
+    described = params.studies.arms[arm].train
     # All trajectories are looked at with the same samples and batches.
     if described.noise != 1 or (described.shuffle and not params.data.shuffle):
         raise UserError(
-            f"params.yaml: studies.gradients.trajectories = {given.trajectories}; allowed: arms "
-            f"without a noise and a shuffle of their own, which {arm} has"
+            f"params.yaml: studies.gradients.trajectories: {arm}; allowed: arms without a noise "
+            "and a shuffle of their own"
         )
     lr = files.read_json(Path(f"metrics/studies/arms/{arm}.json"))["lr"]
     hyperparameters = {"lr": lr, **described.hyperparameters}
@@ -76,15 +67,8 @@ def looks(params: Params, arm: str) -> list[Look]:
                 f"params.yaml: studies.gradients.{key} = {values}; allowed: at most {limit}"
             )
     return [
-        Look(
-            setting,
-            first,
-            min(given.group, given.replicates - first),
-            tuple(given.epochs),
-            tuple(given.ranks),
-            given.batches,
-        )
-        for first in range(0, given.replicates, given.group)
+        Look(setting, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        for span in spans(given.replicates, given.group)
     ]
 
 
@@ -111,33 +95,28 @@ def table(params: Params, arm: str, found: Mapping[str, np.ndarray]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    """Write metrics/studies/gradients.csv."""
-    params = read_params(READS)
+def main(arm: str) -> None:
+    """Write metrics/studies/gradients/<arm>.csv."""
+    params = read_params((*READS, f"studies.arms.{arm}.train"))
     given = params.studies.gradients
     read = Dataset.read()
     seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
     everything = Dataset(read.train, data.fresh(given.fresh_samples, seed), read.test)
     if params.data.shuffle:
         everything = everything._replace(validation=data.shuffled(everything).validation)
-    tasks = {arm: looks(params, arm) for arm in given.trajectories}
-    side = next(iter(tasks.values()))[0].setting.network.matrix_side
+    tasks = looks(params, arm)
+    side = tasks[0].setting.network.matrix_side
     spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 
     with Work(
-        "studies_gradients",
+        f"studies_gradients_{arm}",
         everything,
         device=params.device,
-        total=sum(map(len, tasks.values())),
+        total=len(tasks),
         unit="group",
     ) as work:
-        results = iter(work.run(look, [task for group in tasks.values() for task in group]))
-        tables = []
-        for arm, group in tasks.items():
-            parts = [next(results) for _ in group]
-            found = {name: torch.cat([p[name] for p in parts]).numpy() for name in parts[0]}
-            tables.append(table(params, arm, found))
-        rows = pd.concat(tables, ignore_index=True)
+        found = merged(work.run(look, tasks))
+        rows = table(params, arm, {name: tensor.numpy() for name, tensor in found.items()})
         rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
-        files.write_csv(Path("metrics/studies/gradients.csv"), rows)
+        files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)

@@ -13,13 +13,13 @@ from experiment import files
 from experiment.figures import SERIES, line_with_band, panels
 from experiment.params import read_params
 from experiment.statistics import MeanInterval, mean_interval
+from studies import BASELINE
 
 READS = ("studies.arms",)
-BASELINE = "adam"
 DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
 # A learning rate is good enough where the loss is within this share of the lowest.
 TOLERANCE = 0.05
-MEASURES = ("validation_loss", "train_loss", "best_validation_loss")
+MEASURES = ("validation_loss_nats", "train_loss_nats", "best_validation_loss_nats")
 
 
 def grid(arm: str) -> dict[str, NDArray[np.float64]]:
@@ -63,12 +63,12 @@ def at_equal_train_loss(
     """
     logs = []
     gains = []
-    for replicate in range(len(filtered["train_loss"])):
-        falling = _falling(adam["train_loss"][replicate])
-        train = adam["train_loss"][replicate][:falling][::-1]
+    for replicate in range(len(filtered["train_loss_nats"])):
+        falling = _falling(adam["train_loss_nats"][replicate])
+        train = adam["train_loss_nats"][replicate][:falling][::-1]
         log_lr = np.log10(adam["lr"][:falling])[::-1]
-        validation = adam["validation_loss"][replicate][:falling][::-1]
-        reached = filtered["train_loss"][replicate]
+        validation = adam["validation_loss_nats"][replicate][:falling][::-1]
+        reached = filtered["train_loss_nats"][replicate]
         inside = np.arange(len(reached)) < _falling(reached)
         inside &= (reached >= train[0]) & (reached <= train[-1])
         if not inside.any():
@@ -76,7 +76,7 @@ def at_equal_train_loss(
         matched = np.interp(reached[inside], train, log_lr)
         logs.append(float(np.mean(matched - np.log10(filtered["lr"][inside]))))
         expected = np.interp(reached[inside], train, validation)
-        gains.append(float(np.mean(filtered["validation_loss"][replicate][inside] - expected)))
+        gains.append(float(np.mean(filtered["validation_loss_nats"][replicate][inside] - expected)))
     return np.array(logs), np.array(gains)
 
 
@@ -92,7 +92,7 @@ def summary(arm: str, label: str) -> dict[str, object]:
     The last over all learning rates that Adam can match; and, `tuned_...`, at the arm's best alone.
     """
     found, adam = grid(arm), grid(BASELINE)
-    mean = found["validation_loss"].mean(axis=0)
+    mean = found["validation_loss_nats"].mean(axis=0)
     best = int(np.nanargmin(mean))
     row: dict[str, object] = {
         "arm": arm,
@@ -105,36 +105,34 @@ def summary(arm: str, label: str) -> dict[str, object]:
     if arm == BASELINE:
         return row
     # Arms may have grids and numbers of replicates of their own: the first replicates are shared.
-    shared = min(len(found["train_loss"]), len(adam["train_loss"]))
+    shared = min(len(found["train_loss_nats"]), len(adam["train_loss_nats"]))
     found, adam = (
         {"lr": given["lr"]} | {measure: given[measure][:shared] for measure in MEASURES}
         for given in (found, adam)
     )
     # At Adam's own best learning rate: does the filter regularise, or slow down?
-    adams = int(np.nanargmin(adam["validation_loss"].mean(axis=0)))
-    for same in np.flatnonzero(found["lr"] == adam["lr"][adams]):
-        for measure in ("train_loss", "validation_loss"):
+    adams = int(np.nanargmin(adam["validation_loss_nats"].mean(axis=0)))
+    if adam["lr"][adams] in found["lr"]:
+        same = int(np.searchsorted(found["lr"], adam["lr"][adams]))
+        for measure in ("train_loss_nats", "validation_loss_nats"):
             difference = mean_interval(found[measure][:, same] - adam[measure][:, adams])
-            row |= {
-                f"{measure}_at_adams_lr_minus_adam_nats": float(difference.mean),
-                f"{measure}_at_adams_lr_low": float(difference.low),
-                f"{measure}_at_adams_lr_high": float(difference.high),
-            }
+            row |= columns(f"{measure}_minus_adam_at_adams_lr", difference)
     tuned = {name: values[..., best : best + 1] for name, values in found.items()}
     for prefix, part in (("", found), ("tuned_", tuned)):
         matched = at_equal_train_loss(part, adam)
         if len(matched[0]) < shared:
             continue  # some replicate reaches no train loss that Adam's grid reaches
         ratio, gain = (mean_interval(values) for values in matched)
-        row |= {
-            f"{prefix}adams_lr_for_equal_train_loss_ratio": float(10**ratio.mean),
-            f"{prefix}adams_lr_ratio_low": float(10**ratio.low),
-            f"{prefix}adams_lr_ratio_high": float(10**ratio.high),
-            f"{prefix}validation_loss_at_equal_train_loss_minus_adam_nats": float(gain.mean),
-            f"{prefix}validation_loss_at_equal_train_loss_low": float(gain.low),
-            f"{prefix}validation_loss_at_equal_train_loss_high": float(gain.high),
-        }
+        ratio = MeanInterval(*(10**end for end in ratio))
+        row |= columns(f"{prefix}adams_lr_ratio_for_equal_train_loss", ratio)
+        row |= columns(f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss", gain)
     return row
+
+
+def columns(name: str, interval: MeanInterval) -> dict[str, float]:
+    """A mean and the ends of its interval, named."""
+    named = zip((name, f"{name}_low", f"{name}_high"), interval, strict=True)
+    return {column: float(value) for column, value in named}
 
 
 def draw(arms: dict[str, str]) -> Figure:
@@ -142,17 +140,17 @@ def draw(arms: dict[str, str]) -> Figure:
     figure, (by_lr, train, trade) = panels(3)
     for (arm, label), style in zip(arms.items(), SERIES, strict=False):
         found = grid(arm)
-        for axes, measure in ((by_lr, "validation_loss"), (train, "train_loss")):
+        for axes, measure in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
             interval = mean_interval(found[measure])
-            line_with_band(axes, found["lr"], MeanInterval(*interval), label=label, **style)
+            line_with_band(axes, found["lr"], interval, label=label, **style)
         trade.plot(
-            found["train_loss"].mean(axis=0),
-            found["validation_loss"].mean(axis=0),
+            found["train_loss_nats"].mean(axis=0),
+            found["validation_loss_nats"].mean(axis=0),
             markersize=4,
             label=label,
             **style,
         )
-    replicates = len(found["train_loss"])
+    replicates = len(found["train_loss_nats"])
     by_lr.set(
         xscale="log",
         xlabel="learning rate",
@@ -170,7 +168,7 @@ def draw(arms: dict[str, str]) -> Figure:
         ylabel="validation loss, last epoch (nats)",
         title="One against the other\na point a learning rate, the lowest at the right",
     )
-    lowest = min(np.nanmin(grid(arm)["validation_loss"].mean(axis=0)) for arm in arms)
+    lowest = min(np.nanmin(grid(arm)["validation_loss_nats"].mean(axis=0)) for arm in arms)
     for axes in (by_lr, trade):
         axes.set_ylim(lowest - 0.1, lowest + 1.3)
     by_lr.legend()

@@ -1,4 +1,4 @@
-"""Draw what truncation does to gradients along two trajectories."""
+"""Draw what truncation does to gradients along trajectories of arms."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from experiment import files
 from experiment.figures import SERIES, line_with_band, panels
 from experiment.params import Params, read_params
 from experiment.statistics import MeanInterval
+from studies.tables import looks
 
 READS = ("studies.arms", "studies.gradients")
-NUMBERS = ("rank", "mean", "low", "high", "energy_of_pure_noise_share")
-TEXT = ("trajectory", "quantity", "unit", "epoch")
 
 
 def draw(params: Params, rows: pd.DataFrame) -> Figure:
@@ -76,6 +75,5 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
 def main() -> None:
     """Write plots/studies/gradients.png."""
     params = read_params(READS)
-    path = Path("metrics/studies/gradients.csv")
-    rows = files.read_csv(path, *NUMBERS, *TEXT, text=TEXT)
+    rows = looks(params.studies.gradients.trajectories)
     files.write_figure(Path("plots/studies/gradients.png"), draw(params, rows))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -17,7 +16,7 @@ from experiment.figures import SERIES, STYLES, panels
 from experiment.params import Params, read_params
 from experiment.protocol import Protocol, repeat
 from experiment.statistics import mean_interval
-from experiment.work import Work
+from experiment.work import Work, merged, spans
 
 READS = ("seed", "model.hidden", "studies.published")
 # What the published experiment reported.
@@ -25,9 +24,9 @@ REPORTED = {"adam_lr": 0.0059, "lrg_adam_lr": 0.0064, "lrg_adam_rank": 20}
 # The rows it was published with; and those that mnist1d generates when it cannot download them.
 DATA_SETS = ("published", "offline")
 OUTCOMES = {
-    "last_loss": "validation loss, last epoch",
-    "best_loss": "validation loss, best epoch",
-    "last_accuracy": "validation accuracy, last epoch",
+    "last_loss_nats": "validation loss, last epoch",
+    "best_loss_nats": "validation loss, best epoch",
+    "last_accuracy_share": "validation accuracy, last epoch",
 }
 
 
@@ -46,7 +45,7 @@ def protocols(params: Params, data_set: str) -> list[Protocol]:
         Protocol(
             seed=params.seed,
             first=first,
-            size=min(given.group, given.samplers - first),
+            size=size,
             hidden=tuple(params.model.hidden),
             lr=(given.lr.low, given.lr.high),
             rank=(given.rank.low, given.rank.high),
@@ -54,7 +53,7 @@ def protocols(params: Params, data_set: str) -> list[Protocol]:
             offline_samples=offline_samples,
             **settings,
         )
-        for first in range(0, given.samplers, given.group)
+        for first, size in spans(given.samplers, given.group)
     ]
 
 
@@ -70,9 +69,10 @@ def samplers(found: dict[str, np.ndarray], data_set: str, training_samples: int)
     }
     for optimizer in ("adam", "lrg_adam"):
         loss = found[f"{optimizer}_loss_{training_samples}"]
-        columns[f"{optimizer}_last_loss"] = loss[:, -1]
-        columns[f"{optimizer}_best_loss"] = loss.min(axis=1)
-        columns[f"{optimizer}_last_accuracy"] = found[f"{optimizer}_accuracy_{training_samples}"]
+        accuracy = found[f"{optimizer}_accuracy_{training_samples}"]
+        columns[f"{optimizer}_last_loss_nats"] = loss[:, -1]
+        columns[f"{optimizer}_best_loss_nats"] = loss.min(axis=1)
+        columns[f"{optimizer}_last_accuracy_share"] = accuracy
     return pd.DataFrame(columns)
 
 
@@ -144,7 +144,7 @@ def draw(table: pd.DataFrame) -> Figure:
     )
     ranks.legend(fontsize=8)
     groups = list(table.groupby(["data", "training_samples"], sort=False))
-    names = ("last_loss", "best_loss")
+    names = ("last_loss_nats", "best_loss_nats")
     ticks = []
     for i, ((data_set, samples), part) in enumerate(groups):
         for j, outcome in enumerate(names):
@@ -199,9 +199,9 @@ def main() -> None:
         results = iter(work.run(repeat, [task for group in tasks.values() for task in group]))
         tables = []
         for data_set, group in tasks.items():
-            parts = [next(results) for _ in group]
-            found = {name: torch.cat([p[name] for p in parts]).numpy() for name in parts[0]}
-            tables += [samplers(found, data_set, n) for n in group[0].training_samples]
+            found = merged([next(results) for _ in group])
+            searches = {name: tensor.numpy() for name, tensor in found.items()}
+            tables += [samplers(searches, data_set, n) for n in group[0].training_samples]
         table = pd.concat(tables, ignore_index=True)
         finite = np.isfinite(table.select_dtypes("number")).all(axis=1)
         if not finite.all():

@@ -11,11 +11,11 @@ from experiment import files
 from experiment.figures import SERIES, STYLES, line_with_band, panels
 from experiment.params import read_params
 from experiment.statistics import MeanInterval, mean_interval
+from studies import BASELINE
 from studies.tables import MEASURES, comparisons, of_measure, outcomes
 
 READS = ("seed", "compare.margin", "studies.arms")
-DRAWN = ("test_loss", "test_accuracy", "best_validation_loss")
-BASELINE = "adam"
+DRAWN = ("test_loss_nats", "test_accuracy_share", "best_validation_loss_nats")
 
 
 def check_full_rank(ranks: dict[str, int]) -> None:

@@ -24,10 +24,10 @@ class Measure(NamedTuple):
 
 # The first is the one that conclusions are drawn from.
 MEASURES = {
-    "test_loss": Measure("test loss, last epoch", "nats"),
-    "test_accuracy": Measure("test accuracy, last epoch", "share", lower_is_better=False),
-    "best_validation_loss": Measure("best validation loss of all epochs", "nats"),
-    "train_loss": Measure("train loss, last epoch", "nats"),
+    "test_loss_nats": Measure("test loss, last epoch", "nats"),
+    "test_accuracy_share": Measure("test accuracy, last epoch", "share", lower_is_better=False),
+    "best_validation_loss_nats": Measure("best validation loss of all epochs", "nats"),
+    "train_loss_nats": Measure("train loss, last epoch", "nats"),
 }
 
 
@@ -109,6 +109,15 @@ def comparisons(params: Params, study: str) -> pd.DataFrame:
 
 def _tuned(arm: str) -> dict[str, float | bool]:
     return files.read_json(Path(f"metrics/studies/arms/{arm}.json"))
+
+
+def looks(trajectories: list[str]) -> pd.DataFrame:
+    """What was found of gradients along the trajectories of these arms."""
+    numbers = ("rank", "mean", "low", "high", "p_value", "energy_of_pure_noise_share")
+    words = ("trajectory", "quantity", "unit", "epoch")
+    paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
+    read = [files.read_csv(path, *numbers, *words, text=words) for path in paths]
+    return pd.concat(read, ignore_index=True)
 
 
 def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) -> pd.DataFrame:

@@ -28,7 +28,7 @@ REPLICATES, PAIRS, REPEATS = 96, 20, 400
 def test_adam_against_adam_is_called_different_at_the_stated_rate() -> None:
     dataset = data.split(data.published(), Data(train=320, validation=160, shuffle=False))
     result = train_group(dataset, Group(SETTING, 0, REPLICATES))
-    losses = outcomes({name: tensor.numpy() for name, tensor in result.items()})["test_loss"]
+    losses = outcomes({name: tensor.numpy() for name, tensor in result.items()})["test_loss_nats"]
     rng = np.random.default_rng(0)
 
     verdicts = []

@@ -26,12 +26,12 @@ def write_study(study: str, rows: Sequence[tuple[str, float, str]], **columns: o
     """Comparisons with Adam: arm, difference and verdict in test loss; the opposite in accuracy."""
     table = pd.DataFrame(rows, columns=["arm", "difference", "verdict"]).assign(**columns)
     opposite = table.assign(
-        measure="test_accuracy",
+        measure="test_accuracy_share",
         unit="share",
         difference=-table["difference"],
         verdict=table["verdict"].replace({"better": "worse", "worse": "better"}),
     )
-    both = pd.concat([opposite, table.assign(measure="test_loss", unit="nats")])
+    both = pd.concat([opposite, table.assign(measure="test_loss_nats", unit="nats")])
     both = both.assign(
         label=both["arm"],
         against="adam",
@@ -41,11 +41,10 @@ def write_study(study: str, rows: Sequence[tuple[str, float, str]], **columns: o
     both.to_csv(f"metrics/studies/{study}.csv", index=False)
 
 
-def write_gradients(rows: Sequence[tuple[str, str, int, str, float, float]]) -> None:
+def gradients(rows: Sequence[tuple[str, str, int, str, float, float]]) -> pd.DataFrame:
     names = ["quantity", "trajectory", "rank", "epoch", "mean", "p_value"]
-    table = pd.DataFrame(rows, columns=names).assign(unit="nats")
-    table = table.assign(low=table["mean"] - 1, high=table["mean"] + 1)
-    table.to_csv("metrics/studies/gradients.csv", index=False)
+    table = pd.DataFrame(rows, columns=names).assign(unit="nats", energy_of_pure_noise_share=0.5)
+    return table.assign(low=table["mean"] - 1, high=table["mean"] + 1)
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -118,7 +117,7 @@ def test_every_rank_has_its_place_among_the_verdicts() -> None:
 @pytest.mark.parametrize("below", [False, True])
 def test_another_quantity_or_a_single_epoch_is_no_evidence(below: bool) -> None:
     good, bad = (-1.0, 1.0) if below else (1.0, -1.0)
-    write_gradients(
+    table = gradients(
         [
             ("gain", "adam", 1, "all", good, 0.01),
             ("gain", "adam", 1, "5", bad, 1e-9),
@@ -127,7 +126,7 @@ def test_another_quantity_or_a_single_epoch_is_no_evidence(below: bool) -> None:
             ("loss", "adam", 20, "all", good, 1e-9),
         ]
     )
-    found = conclusion.along_every_trajectory("gain", below)
+    found = conclusion.along_every_trajectory(table, "gain", below)
     assert found["ranks"] == [1]
     assert found["closest"]["p_value_holm"] == 0.02  # a family of two ranks
 
@@ -145,8 +144,8 @@ def test_ranks_hold_along_every_trajectory_after_holm(below: bool) -> None:
         ("rank_20", 40, 1.0, 0.0001),
     ]
     sign = -1 if below else 1
-    write_gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
-    found = conclusion.along_every_trajectory("gain", below)
+    table = gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
+    found = conclusion.along_every_trajectory(table, "gain", below)
     assert (found["holds"], found["ranks"]) == (True, [1])
     closest = found["closest"]
     assert (closest["rank"], closest["trajectory"]) == (1, "adam")
@@ -155,21 +154,21 @@ def test_ranks_hold_along_every_trajectory_after_holm(below: bool) -> None:
 
 
 def test_no_rank_holds_that_is_beyond_zero_only_without_correction() -> None:
-    write_gradients([("gain", "adam", rank, "all", 1.0, 0.03) for rank in (1, 5)])
-    found = conclusion.along_every_trajectory("gain", below=False)
+    table = gradients([("gain", "adam", rank, "all", 1.0, 0.03) for rank in (1, 5)])
+    found = conclusion.along_every_trajectory(table, "gain", below=False)
     assert (found["holds"], found["ranks"]) == (False, [])
 
 
 @pytest.mark.parametrize(("p_value", "holds"), [(0.025, True), (0.0251, False)])
 def test_a_rank_holds_up_to_the_level_and_not_beyond(p_value: float, holds: bool) -> None:
-    write_gradients(
+    table = gradients(
         [("gain", "adam", 1, "all", 1.0, p_value), ("gain", "adam", 5, "all", 1.0, 0.5)]
     )
-    assert conclusion.along_every_trajectory("gain", below=False)["holds"] == holds
+    assert conclusion.along_every_trajectory(table, "gain", below=False)["holds"] == holds
 
 
 def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
-    write_gradients(
+    table = gradients(
         [
             ("gain", "adam", 1, "all", 9.0, 0.9),
             ("gain", "rank_20", 1, "all", -3.0, 0.9),
@@ -177,13 +176,13 @@ def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
             ("gain", "rank_20", 5, "all", -2.0, 0.9),
         ]
     )
-    found = conclusion.along_every_trajectory("gain", below=False)
+    found = conclusion.along_every_trajectory(table, "gain", below=False)
     assert (found["holds"], found["ranks"]) == (False, [])
     assert found["closest"] == {
         "rank": 5,
         "trajectory": "rank_20",
         "mean_nats": -2.0,
-        "interval_95": [-3.0, -1.0],
+        "interval_95_nats": [-3.0, -1.0],
         "p_value_holm": 1.0,
     }
 
@@ -193,15 +192,20 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(broken: tuple
     noise, cosine, step, pays = (place not in broken for place in range(4))
     write_study("noise_dial", [("noise_0", -0.1, "better" if noise else "worse")])
     write_sweep(["better" if pays else "worse", "equivalent"], [-0.1, 0.0])
-    write_gradients(
-        [
-            ("cosine_fresh", "adam", 1, "all", 0.1 if cosine else -0.1, 0.001),
-            ("step_loss", "adam", 1, "all", -0.1 if step else 0.1, 0.001),
-        ]
-    )
+    Path("metrics/studies/gradients").mkdir()
+    for arm in ("adam", "rank_20"):
+        looked = gradients(
+            [
+                ("cosine_fresh", arm, 1, "all", 0.1 if cosine else -0.1, 0.001),
+                ("step_loss", arm, 1, "all", -0.1 if step else 0.1, 0.001),
+            ]
+        )
+        looked.to_csv(f"metrics/studies/gradients/{arm}.csv", index=False)
+    Path("params.yaml").write_text("studies: {gradients: {trajectories: [adam, rank_20]}}")
     for study in ("controls", "elsewhere", "approximate"):
         write_study(study, [(study, 1.0, "worse")])
-    shares = {"last_loss_lrg_adam_lower_share": 0.25, "best_loss_lrg_adam_lower_share": 0.75}
+    lower = {"last_loss_nats": 0.25, "best_loss_nats": 0.75}
+    shares = {f"{name}_lrg_adam_lower_share": share for name, share in lower.items()}
     published = {"published_2000_training_samples": shares | {"samplers": 16}}
     Path("metrics/studies/published.json").write_text(json.dumps(published))
 

@@ -95,11 +95,13 @@ def curves(shift: float = 0.0, offset: float = 0.0, replicates: int = 3) -> Curv
     validation += (BEYOND + 2.6) ** 2
     found = {
         name: np.stack([np.interp(LOGS + shift, BEYOND, losses) for losses in table])
-        for name, table in (("train_loss", train), ("validation_loss", validation))
+        for name, table in (("train_loss_nats", train), ("validation_loss_nats", validation))
     }
-    return {"lr": 10**LOGS, **found, "best_validation_loss": found["validation_loss"] - 0.1} | {
-        "validation_loss": found["validation_loss"] + offset
-    }
+    return {
+        "lr": 10**LOGS,
+        **found,
+        "best_validation_loss_nats": found["validation_loss_nats"] - 0.1,
+    } | {"validation_loss_nats": found["validation_loss_nats"] + offset}
 
 
 @given(st.floats(-1.5, 1.5), st.floats(-1, 1))
@@ -115,7 +117,7 @@ def test_adam_with_a_scaled_learning_rate_is_found_with_its_factor_and_its_offse
 def test_each_replicate_is_matched_with_its_own_pair() -> None:
     arm = curves()
     offsets = np.array([0.3, -0.2, 0.1])
-    arm["validation_loss"] += offsets[:, None]
+    arm["validation_loss_nats"] += offsets[:, None]
     np.testing.assert_allclose(at_equal_train_loss(arm, curves())[1], offsets)
 
 
@@ -125,13 +127,13 @@ def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise:
     arm, adam = curves(offset=0.2), curves()
     for name, found in (("arm", arm), ("adam", adam)):
         if of in (name, "both"):
-            train = found["train_loss"]
+            train = found["train_loss_nats"]
             train[:, 15:] = {
                 "more": train[:, 13:14] + 0.01,
                 "equal": train[:, 14:15],
                 "nan": np.nan,
             }[rise]
-            found["validation_loss"][:, 15:] = 100
+            found["validation_loss_nats"][:, 15:] = 100
     logs, gains = at_equal_train_loss(arm, adam)
     np.testing.assert_allclose(logs, [0] * 3, atol=1e-9)
     np.testing.assert_allclose(gains, [0.2] * 3)
@@ -141,8 +143,8 @@ def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise:
 @pytest.mark.parametrize("way", ["higher", "lower", "nan"])
 def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str) -> None:
     arm = curves(0.3)
-    arm["validation_loss"] += np.array([[1.0], [2.0], [3.0]])
-    train = arm["train_loss"]
+    arm["validation_loss_nats"] += np.array([[1.0], [2.0], [3.0]])
+    train = arm["train_loss_nats"]
     train[unmatched] = {"higher": train[unmatched] + 99, "lower": train[unmatched] - 99}.get(
         way, np.nan
     )
@@ -153,7 +155,7 @@ def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str
 
 def test_no_replicate_matched_gives_no_values() -> None:
     arm = curves()
-    arm["train_loss"] += 99
+    arm["train_loss_nats"] += 99
     assert [values.shape for values in at_equal_train_loss(arm, curves())] == [(0,), (0,)]
 
 
@@ -175,7 +177,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(arm: str, found: Curves) -> None:
     """The tuning of an arm as its step writes it, but for the order of the rows."""
-    replicates = len(found["train_loss"])
+    replicates = len(found["train_loss_nats"])
     table = pd.DataFrame(
         {
             "lr": np.tile(found["lr"], replicates),
@@ -204,23 +206,23 @@ def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
 
     row = learning_rate.summary("arm", "an arm")
 
-    mean = arm["validation_loss"].mean(0)
+    mean = arm["validation_loss_nats"].mean(0)
     assert (row["arm"], row["label"]) == ("arm", "an arm")
     assert row["best_lr"] == arm["lr"][mean.argmin()]
     assert row["validation_loss_nats"] == pytest.approx(mean.min())
     assert not row["best_lr_on_boundary"]
     assert row["width_decades"] == pytest.approx(width(10**LOGS, mean))
-    ratio, gain = "adams_lr_ratio", "validation_loss_at_equal_train_loss"
     for prefix in ("", "tuned_"):
-        for end in ("adams_lr_for_equal_train_loss_ratio", f"{ratio}_low", f"{ratio}_high"):
-            assert row[f"{prefix}{end}"] == pytest.approx(10**shift)
-        for end in (f"{gain}_minus_adam_nats", f"{gain}_low", f"{gain}_high"):
-            assert row[f"{prefix}{end}"] == pytest.approx(offset)
-    same = adam["validation_loss"].mean(0).argmin()
-    for measure in ("train_loss", "validation_loss"):
+        for end in ("", "_low", "_high"):
+            ratio = row[f"{prefix}adams_lr_ratio_for_equal_train_loss{end}"]
+            gain = row[f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss{end}"]
+            assert (ratio, gain) == (pytest.approx(10**shift), pytest.approx(offset))
+    same = adam["validation_loss_nats"].mean(0).argmin()
+    for measure in ("train_loss_nats", "validation_loss_nats"):
         difference = arm[measure][:, same] - adam[measure][:, same]
         interval = stats.ttest_1samp(difference, 0).confidence_interval()
-        found = [row[f"{measure}_at_adams_lr_{x}"] for x in ("minus_adam_nats", "low", "high")]
+        name = f"{measure}_minus_adam_at_adams_lr"
+        found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
         assert found == pytest.approx([difference.mean(), interval.low, interval.high])
 
 
@@ -240,11 +242,11 @@ def test_summary_of_adam_itself_has_its_optimum_alone() -> None:
 @pytest.mark.usefixtures("empty_folder")
 def test_summary_without_a_match_in_every_replicate_has_no_equal_train_loss() -> None:
     arm = curves()
-    arm["train_loss"][1] += 99
+    arm["train_loss_nats"][1] += 99
     write("adam", curves())
     write("arm", arm)
     row = learning_rate.summary("arm", "an arm")
-    assert "train_loss_at_adams_lr_minus_adam_nats" in row
+    assert "train_loss_nats_minus_adam_at_adams_lr" in row
     assert not any("equal_train_loss" in name or "ratio" in name for name in row)
 
 
@@ -254,8 +256,8 @@ def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
     best: int, boundary: bool
 ) -> None:
     adam = curves()
-    adam["validation_loss"][:] = vee(LOGS[best], 0.5, 0.5)
-    adam["validation_loss"][2, (best + 10) % 21] = np.nan  # one replicate that diverges
+    adam["validation_loss_nats"][:] = vee(LOGS[best], 0.5, 0.5)
+    adam["validation_loss_nats"][2, (best + 10) % 21] = np.nan  # one replicate that diverges
     write("adam", adam)
     row = learning_rate.summary("adam", "Adam")
     assert (row["best_lr"], row["best_lr_on_boundary"]) == (10 ** LOGS[best], boundary)
@@ -268,9 +270,9 @@ def test_summary_compares_at_the_learning_rates_and_replicates_that_both_have() 
     write("adam", adam)
     write("arm", part | {name: part[name][:2] for name in part if name != "lr"})
     row = learning_rate.summary("arm", "Adam on a part of the grid, fewer times")
-    for measure in ("train_loss", "validation_loss"):
-        assert row[f"{measure}_at_adams_lr_minus_adam_nats"] == 0
-    assert row["adams_lr_for_equal_train_loss_ratio"] == pytest.approx(1)
+    for measure in ("train_loss_nats", "validation_loss_nats"):
+        assert row[f"{measure}_minus_adam_at_adams_lr"] == 0
+    assert row["adams_lr_ratio_for_equal_train_loss"] == pytest.approx(1)
 
 
 @pytest.mark.usefixtures("empty_folder")

@@ -70,12 +70,12 @@ def test_a_sampler_ends_with_its_last_and_its_best_epoch() -> None:
         "adam_lr": [0.1, 0.2],
         "lrg_adam_lr": [0.3, 0.4],
         "lrg_adam_rank": [7, 9],
-        "adam_last_loss": [2.0, 1.5],
-        "adam_best_loss": [1.0, 1.5],
-        "adam_last_accuracy": [0.5, 0.6],
-        "lrg_adam_last_loss": [12.0, 11.5],
-        "lrg_adam_best_loss": [11.0, 11.5],
-        "lrg_adam_last_accuracy": [0.7, 0.8],
+        "adam_last_loss_nats": [2.0, 1.5],
+        "adam_best_loss_nats": [1.0, 1.5],
+        "adam_last_accuracy_share": [0.5, 0.6],
+        "lrg_adam_last_loss_nats": [12.0, 11.5],
+        "lrg_adam_best_loss_nats": [11.0, 11.5],
+        "lrg_adam_last_accuracy_share": [0.7, 0.8],
     }
 
 
@@ -126,7 +126,7 @@ def test_shares_count_what_is_reported_and_quantiles_leave_a_twentieth_at_each_e
     given["lrg_adam_rank"] = np.arange(10, 31)
     given["adam_lr"] = 0.0059
     given["lrg_adam_lr"] = math.nextafter(0.0064, 1)
-    given["adam_last_loss"] = given["lrg_adam_last_loss"]
+    given["adam_last_loss_nats"] = given["lrg_adam_last_loss_nats"]
     row = published.summary(given, highest_rank=30)["published_24_training_samples"]
     assert [row[f"lrg_adam_rank_{q}"] for q in ("5_percent", "median", "95_percent")] == [
         11,
@@ -138,4 +138,4 @@ def test_shares_count_what_is_reported_and_quantiles_leave_a_twentieth_at_each_e
     assert row["adam_lr_share_at_most_reported"] == 1
     assert row["lrg_adam_lr_share_at_most_reported"] == 0
     assert (row["adam_lr_reported"], row["lrg_adam_lr_reported"]) == (0.0059, 0.0064)
-    assert row["last_loss_lrg_adam_lower_share"] == 0  # a tie is not lower
+    assert row["last_loss_nats_lrg_adam_lower_share"] == 0  # a tie is not lower

@@ -138,7 +138,7 @@ def test_lower_is_better_for_losses_and_worse_for_accuracy(shift: float, lower: 
     write("rank_20", drawn("rank_20") + shift)
     verdicts = comparisons(params(), "rank_sweep").set_index("measure")["verdict"]
     for measure in MEASURES:
-        expected = "worse" if lower == (measure == "test_accuracy") else "better"
+        expected = "worse" if lower == (measure == "test_accuracy_share") else "better"
         assert verdicts[measure] == expected
 
 
@@ -147,8 +147,10 @@ def test_only_replicates_that_both_arms_have_are_compared_each_with_its_pair() -
     more.loc[10:] += 100
     write("adam", drawn("adam", range(10)))
     write("rank_20", more.sample(frac=1, random_state=0))
-    row = of_measure(comparisons(params(), "rank_sweep"), "test_loss").iloc[0]
-    treatment, baseline = (drawn(arm, range(3, 10))["test_loss"] for arm in ("rank_20", "adam"))
+    row = of_measure(comparisons(params(), "rank_sweep"), "test_loss_nats").iloc[0]
+    treatment, baseline = (
+        drawn(arm, range(3, 10))["test_loss_nats"] for arm in ("rank_20", "adam")
+    )
     assert row["replicates"] == 7
     assert row["mean"] == pytest.approx(treatment.mean())
     assert row["mean_against"] == pytest.approx(baseline.mean())
@@ -184,7 +186,7 @@ def test_a_rank_that_keeps_the_whole_gradient_has_to_be_adam(rank: int, refused:
     write("rank_20", drawn("adam"))
     rank_sweep.check_full_rank({"rank_20": rank})
     changed = drawn("adam")
-    changed.loc[3, "train_loss"] += 1e-9
+    changed.loc[3, "train_loss_nats"] += 1e-9
     write("rank_20", changed)
     if refused:
         with pytest.raises(RuntimeError, match="rank_20"):

@@ -124,15 +124,25 @@ def test_losses_are_means_over_samples() -> None:
 def test_a_group_reports_every_epoch_and_scores_the_test_set_once() -> None:
     result = train_group(DATA, Group(LRG_SETTING, first=2, size=3))
 
-    assert result["validation_loss"].shape == (3, SETTING.epochs + 1)
+    assert result["validation_loss_nats"].shape == (3, SETTING.epochs + 1)
     weights = last(LRG_SETTING, range(2, 5))
     assert all(torch.equal(result[name], weights[name]) for name in weights)
     torch.testing.assert_close(
-        result["test_loss"], evaluate(LRG_SETTING.network, weights, DATA.test).loss
+        result["test_loss_nats"], evaluate(LRG_SETTING.network, weights, DATA.test).loss
     )
     torch.testing.assert_close(
-        result["train_loss"][:, -1], evaluate(LRG_SETTING.network, weights, DATA.train).loss
+        result["train_loss_nats"][:, -1], evaluate(LRG_SETTING.network, weights, DATA.train).loss
     )
+
+
+def test_a_group_without_a_curve_of_the_train_loss_has_its_last_point() -> None:
+    group = Group(LRG_SETTING, first=2, size=3)
+    result, curve = (train_group(DATA, replace(group, train_curve=c)) for c in (False, True))
+
+    assert curve["train_loss_nats"].shape == (3, SETTING.epochs + 1)
+    assert torch.equal(result.pop("train_loss_nats"), curve.pop("train_loss_nats")[:, -1:])
+    assert result.keys() == curve.keys()
+    assert all(torch.equal(result[name], curve[name]) for name in curve)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lrg_adam"])

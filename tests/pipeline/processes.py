@@ -69,7 +69,7 @@ class Run:
             for process in psutil.Process(self.process.pid).children(recursive=True)
             if any(argument.startswith("stages/") for argument in process.cmdline())
         ]
-        # A worker that has been forked and not yet become another program looks like the stage.
+        # Its workers, which are forked, look like the stage.
         return min(found, key=lambda process: process.create_time())
 
 

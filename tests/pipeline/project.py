@@ -14,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 STUDIES = "stages/studies/dvc.yaml"
+ARMS = "stages/studies/arms/dvc.yaml"
 
 # Small enough that every stage is done in seconds.
 SMALL = {
@@ -209,9 +210,13 @@ class Project:
                 stages[f"{name}@{suffix}" if suffix else name] = one
         return stages
 
+    def studies(self) -> dict[str, dict]:
+        """The stages of the studies, the arms first."""
+        return self.stages(ARMS) | self.stages(STUDIES)
+
     def outputs(self) -> list[str]:
         """Every path that a stage writes."""
-        stages = [*self.stages().values(), *self.stages(STUDIES).values()]
+        stages = [*self.stages().values(), *self.studies().values()]
         return [path for stage in stages for path in stage_outputs(stage)]
 
     def read(self) -> dict[str, bytes]:
@@ -230,10 +235,13 @@ def _expanded(stage: dict, params: dict) -> Iterator[tuple[str, dict]]:
         section = params
         for part in stage["foreach"][2:-1].split("."):
             section = section[part]
-        replaced = {
-            name: {"${key}": name, **dict(_references("item", item))}
-            for name, item in section.items()
-        }
+        if isinstance(section, dict):
+            replaced = {
+                name: {"${key}": name, **dict(_references("item", item))}
+                for name, item in section.items()
+            }
+        else:
+            replaced = {str(item): {"${item}": str(item)} for item in section}
         body = stage["do"]
     else:
         replaced, body = {"": {}}, stage

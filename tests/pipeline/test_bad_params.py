@@ -265,8 +265,8 @@ def test_a_trial_that_diverges_is_a_bad_trial(
 
     found = pd.read_csv("plots/tuning/adam.csv")
     assert len(found) == len(trials)
-    assert ((found["validation_loss"] == math.inf) == (found["lr"] > limit)).all()
-    assert found["validation_loss"].isin([math.inf]).any()
+    assert ((found["validation_loss_nats"] == math.inf) == (found["lr"] > limit)).all()
+    assert found["validation_loss_nats"].isin([math.inf]).any()
     assert json.loads(Path("metrics/tune_adam.json").read_text())["best"]["lr"] <= limit
 
 

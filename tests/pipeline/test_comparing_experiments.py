@@ -14,9 +14,9 @@ import yaml
 from project import ROOT, Project
 
 CURVES = {
-    "Validation loss": ("epoch", "validation_loss"),
-    "Validation accuracy": ("epoch", "validation_accuracy"),
-    "Tuning progress": ("trial", "best_so_far"),
+    "Validation loss": ("epoch", "validation_loss_nats"),
+    "Validation accuracy": ("epoch", "validation_accuracy_share"),
+    "Tuning progress": ("trial", "best_so_far_nats"),
 }
 REVISIONS = {"HEAD", "rank-10"}
 
@@ -111,4 +111,4 @@ def test_the_table_of_experiments_has_a_row_for_each(experiment: Project) -> Non
     assert "rank-10" in {row["Experiment"] for row in rows}
     (row,) = [row for row in rows if row["Experiment"] == "rank-10"]
     assert row["rank"] == "10"
-    assert row["test_loss.lrg_adam"]
+    assert row["test_loss_nats.lrg_adam"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, STUDIES, Project, set_params, stage_outputs
+from project import ROOT, Project, set_params, stage_outputs
 
 STAGES = Project(ROOT).stages()
 
@@ -114,7 +114,7 @@ def test_every_declared_parameter_changes_an_output(
 
 def test_every_parameter_is_declared_by_a_stage() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    stages = [*STAGES.values(), *Project(ROOT).stages(STUDIES).values()]
+    stages = [*STAGES.values(), *Project(ROOT).studies().values()]
     declared = {key for stage in stages for key in stage.get("params", [])}
     declared = {key for key in declared if not key.startswith("studies.arms.")}
     keys = {

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from project import ROOT, SMALL_STUDIES, STUDIES, Project
+from project import ROOT, SMALL_STUDIES, Project
 
 # What Python announces of itself (docs.python.org/3/library/audit_events.html), for every process
 # that is started with this file on its path.
@@ -63,11 +63,11 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["arm@random_subspace", "gradients", "published"])
+@pytest.mark.parametrize("stage", ["arm@random_subspace", "gradients@adam", "published"])
 def test_a_study_neither_unpickles_nor_connects(
     studied: Project, stage: str, tmp_path: Path
 ) -> None:
-    run_audited(studied, studied.stages(STUDIES)[stage]["cmd"], tmp_path)
+    run_audited(studied, studied.studies()[stage]["cmd"], tmp_path)
 
 
 def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:

@@ -13,18 +13,12 @@ from project import Project
 
 
 def training(project: Project) -> int:
-    """Processes of stages that run in the folders of queued experiments."""
-    commands = {}
-    for process in psutil.process_iter(["pid", "ppid", "cwd", "cmdline"]):
-        folder, command = process.info["cwd"] or "", " ".join(process.info["cmdline"] or [])
-        if folder.startswith(f"{project.folder}/.dvc/tmp/exps") and (
-            command.startswith("python stages/") or "spawn_main" in command
-        ):
-            commands[process.info["pid"]] = process.info["ppid"], command
-    # One that has been forked and not yet become another program looks like its parent.
+    """Processes of stages, workers included, that run in the folders of queued experiments."""
+    running = psutil.process_iter(["cwd", "cmdline"])
     return sum(
-        parent not in commands or commands[parent][1] != command
-        for parent, command in commands.values()
+        (process.info["cwd"] or "").startswith(f"{project.folder}/.dvc/tmp/exps")
+        and " ".join(process.info["cmdline"] or []).startswith("python stages/")
+        for process in running
     )
 
 

@@ -15,10 +15,10 @@ from project import ROOT, Project
 README = (ROOT / "README.md").read_text()
 TEXT = " ".join(README.split())
 MEASURES = {
-    "test_loss": ("test loss", "{:.3f}", "{:+.3f}"),
-    "test_accuracy": ("test accuracy", "{:.3f}", "{:+.3f}"),
-    "best_validation_loss": ("validation loss at the best epoch", "{:.3f}", "{:+.3f}"),
-    "train_loss": ("train loss", "{:.3f}", "{:+.3f}"),
+    "test_loss_nats": ("test loss", "{:.3f}", "{:+.3f}"),
+    "test_accuracy_share": ("test accuracy", "{:.3f}", "{:+.3f}"),
+    "best_validation_loss_nats": ("validation loss at the best epoch", "{:.3f}", "{:+.3f}"),
+    "train_loss_nats": ("train loss", "{:.3f}", "{:+.3f}"),
 }
 
 
@@ -75,7 +75,7 @@ def test_the_tuned_parameters_are_the_committed_ones() -> None:
 
 def study(name: str, *, against: str) -> pd.DataFrame:
     table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv")
-    return table[(table["measure"] == "test_loss") & (table["against"] == against)]
+    return table[(table["measure"] == "test_loss_nats") & (table["against"] == against)]
 
 
 def difference(row: pd.Series, digits: int = 3) -> list[str]:
@@ -88,7 +88,7 @@ def difference(row: pd.Series, digits: int = 3) -> list[str]:
 
 def test_the_table_of_ranks_is_the_committed_one() -> None:
     accuracy = pd.read_csv(ROOT / "metrics/studies/rank_sweep.csv").query(
-        "measure == 'test_accuracy'"
+        "measure == 'test_accuracy_share'"
     )
     for _, row in study("rank_sweep", against="adam").iterrows():
         share = accuracy.loc[accuracy["arm"] == row["arm"], "mean"].item()
@@ -119,7 +119,7 @@ def spread(value: float, ends: Sequence[float], digits: int) -> str:
     ("name", "digits"), [("noise_dial", 3), ("elsewhere", 4), ("approximate", 3)]
 )
 def test_the_other_tables_of_studies_are_the_committed_ones(name: str, digits: int) -> None:
-    table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv").query("measure == 'test_loss'")
+    table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv").query("measure == 'test_loss_nats'")
     for _, row in table.iterrows():
         assert f"| {' | '.join([row['label'], *difference(row, digits)])} |" in README
 
@@ -129,15 +129,15 @@ def test_what_filtering_acts_like_is_what_was_found() -> None:
     width = table["width_decades"]
     assert f"{width['rank_20']:.2f} decades against Adam's {width['adam']:.2f}." in TEXT
     for prefix in ("tuned_", ""):
-        names = ("for_equal_train_loss_ratio", "ratio_low", "ratio_high")
-        ratio, low, high = (table.loc["rank_20", f"{prefix}adams_lr_{name}"] for name in names)
+        name = f"{prefix}adams_lr_ratio_for_equal_train_loss"
+        ratio, low, high = table.loc["rank_20", [name, f"{name}_low", f"{name}_high"]]
         assert f"{ratio:.2f} ({low:.2f} to {high:.2f}) times" in TEXT
     for rank in (10, 20, 40, 80):
         row, cells = table.loc[f"rank_{rank}"], [str(rank)]
         for prefix in ("", "tuned_"):
-            gain = f"{prefix}validation_loss_at_equal_train_loss"
+            gain = f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss"
             ends = row[[f"{gain}_low", f"{gain}_high"]]
-            found = row[f"{gain}_minus_adam_nats"]
+            found = row[gain]
             cells.append("" if pd.isna(found) else spread(found, list(ends), 3))
         assert f"| {' | '.join(cells)} |" in README
 
@@ -170,7 +170,11 @@ def test_what_becomes_of_gradients_is_what_was_found() -> None:
 )
 def test_the_table_of_the_published_protocol_is_the_committed_one(label: str, key: str) -> None:
     row, cells = read("metrics/studies/published.json")[key], [label]
-    for outcome, digits in (("last_loss", 2), ("best_loss", 3), ("last_accuracy", 3)):
+    for outcome, digits in (
+        ("last_loss_nats", 2),
+        ("best_loss_nats", 3),
+        ("last_accuracy_share", 3),
+    ):
         ends = [row[f"{outcome}_difference_{end}"] for end in ("low", "high")]
         lower = round(row[f"{outcome}_lrg_adam_lower_share"] * row["samplers"])
         value = spread(row[f"{outcome}_difference"], ends, digits)
@@ -235,8 +239,10 @@ def test_the_conclusion_is_the_computed_one() -> None:
     cleaner, survives, pays = (links[name]["closest"] for name in list(links)[1:])
     evidence = {
         "noise hurts": spread(noise["difference_nats"], noise["interval_95_nats"], 3),
-        "the top subspace is cleaner": spread(cleaner["mean_cosine"], cleaner["interval_95"], 4),
-        "cleaner survives Adam": spread(survives["mean_nats"], survives["interval_95"], 6),
+        "the top subspace is cleaner": spread(
+            cleaner["mean_cosine"], cleaner["interval_95_cosine"], 4
+        ),
+        "cleaner survives Adam": spread(survives["mean_nats"], survives["interval_95_nats"], 6),
         "it pays": spread(pays["difference_nats"], pays["interval_95_nats"], 4),
     }
     for name, link in links.items():

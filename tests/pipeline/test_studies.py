@@ -10,21 +10,16 @@ import pandas as pd
 import pytest
 import yaml
 from processes import kept
-from project import ROOT, SMALL_STUDIES, STUDIES, Project, set_params, stage_outputs
+from project import ARMS, ROOT, SMALL_STUDIES, STUDIES, Project, set_params, stage_outputs
 from test_hermetic import files_below, isolated
 
 pytestmark = pytest.mark.slow  # two minutes on two cores: there are many stages
 
-ANALYSES = [
-    "rank_sweep",
-    "learning_rate",
-    *(f"compare_arms@{study}" for study in ("controls", "noise_dial", "elsewhere", "approximate")),
-    "gradients",
-    "plot_gradients",
-    "published",
-    "conclusion",
+STEPS = [
+    *(f"arm@{name}" for name in SMALL_STUDIES["studies.arms"]),
+    *(name for name in Project(ROOT).stages(STUDIES) if not name.startswith("gradients@")),
+    *(f"gradients@{name}" for name in SMALL_STUDIES["studies.gradients"]["trajectories"]),
 ]
-ARMS = [f"arm@{name}" for name in SMALL_STUDIES["studies.arms"]]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +37,8 @@ def project(studied: Project, tmp_path: Path) -> Project:
 
 
 def studies_run(project: Project, *arguments: str) -> list[str]:
-    """The stages of the studies that `dvc <arguments>` ran, without the name of their file."""
-    return [name.removeprefix(f"{STUDIES}:") for name in project.ran(*arguments)]
+    """The stages of the studies that `dvc <arguments>` ran, without the names of their files."""
+    return [name.rpartition(":")[2] for name in project.ran(*arguments)]
 
 
 def refused(project: Project, step: str, message: str) -> None:
@@ -54,11 +49,11 @@ def refused(project: Project, step: str, message: str) -> None:
     assert re.fullmatch(r"error: .*\n", failed.stderr)
 
 
-@pytest.mark.parametrize("name", [*ARMS, *ANALYSES])
+@pytest.mark.parametrize("name", STEPS)
 def test_a_study_needs_its_declared_inputs_alone(
     studied: Project, name: str, tmp_path: Path
 ) -> None:
-    stage = studied.stages(STUDIES)[name]
+    stage = studied.studies()[name]
     sandbox = isolated(studied, stage, tmp_path)
     before = files_below(tmp_path)
 
@@ -78,7 +73,7 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
 def test_a_forced_run_computes_a_study_again(project: Project) -> None:
     before, done = project.read(), kept(project, "studies_adam")
 
-    project.dvc("repro", "-f", "-s", f"{STUDIES}:arm@adam")
+    project.dvc("repro", "-f", "-s", f"{ARMS}:arm@adam")
 
     assert project.read() == before
     again = kept(project, "studies_adam")
@@ -87,7 +82,7 @@ def test_a_forced_run_computes_a_study_again(project: Project) -> None:
 
 
 def test_the_main_pipeline_needs_no_study(studied: Project) -> None:
-    outputs = {path for s in studied.stages(STUDIES).values() for path in stage_outputs(s)}
+    outputs = {path for s in studied.studies().values() for path in stage_outputs(s)}
     inputs = {path for stage in studied.stages().values() for path in stage["deps"]}
     assert not outputs & inputs
 
@@ -100,7 +95,7 @@ def test_full_rank_is_adam_to_the_last_bit(studied: Project) -> None:
 def test_a_full_rank_that_differs_from_adam_is_refused(project: Project) -> None:
     path = project.folder / "metrics/studies/replicates/rank_21.csv"
     table = pd.read_csv(path)
-    table.loc[0, "test_loss"] += 1e-9
+    table.loc[0, "test_loss_nats"] += 1e-9
     table.to_csv(path, index=False)
     failed = project.run("python", "stages/study.py", "rank_sweep", check=False)
     assert failed.returncode != 0
@@ -113,19 +108,30 @@ def test_a_change_of_one_arm_trains_that_arm_alone(project: Project) -> None:
 
     ran = studies_run(project, "repro", STUDIES)
 
-    assert [name for name in ran if name.startswith("arm@")] == ["arm@random_subspace"]
-    assert "published" not in ran
+    trained = [name for name in ran if name.startswith(("arm@", "gradients@", "published"))]
+    assert trained == ["arm@random_subspace"]
 
 
 def test_a_change_of_a_label_trains_nothing(project: Project) -> None:
-    label = "studies.arms.random_subspace.label"
-    set_params(project.folder / "params.yaml", {label: "one random direction"})
+    label = "studies.arms.rank_1.label"
+    set_params(project.folder / "params.yaml", {label: "one direction"})
 
     ran = studies_run(project, "repro", STUDIES)
 
-    assert not [name for name in ran if name.startswith("arm@")]
-    table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
-    assert set(table["label"]) == {"one random direction"}
+    assert not [name for name in ran if name.startswith(("arm@", "gradients@", "published"))]
+    table = pd.read_csv(project.folder / "metrics/studies/rank_sweep.csv").set_index("arm")
+    assert set(table.loc["rank_1", "label"]) == {"one direction"}
+
+
+def test_another_trajectory_is_looked_at_alone(project: Project) -> None:
+    trajectories = ["adam", "rank_1", "random_subspace"]
+    params = project.folder / "params.yaml"
+    set_params(params, {"studies.gradients.trajectories": trajectories})
+
+    ran = studies_run(project, "repro", STUDIES)
+
+    looked_at = [name for name in ran if name.startswith("gradients@")]
+    assert looked_at == ["gradients@random_subspace"]
 
 
 def test_the_conclusion_names_the_first_broken_link(studied: Project) -> None:
@@ -163,7 +169,7 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
     assert ran == ["arm@sgd", "compare_arms@controls"]
     table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
     assert set(table["arm"]) == {"random_subspace", "sgd"}
-    row = table[(table["arm"] == "sgd") & (table["measure"] == "test_loss")].iloc[0]
+    row = table[(table["arm"] == "sgd") & (table["measure"] == "test_loss_nats")].iloc[0]
     assert row["verdict"] in {"better", "worse", "equivalent", "inconclusive"}
 
 
@@ -217,17 +223,24 @@ def test_a_mistake_in_an_arm_is_named(project: Project, training: dict, message:
 @pytest.mark.parametrize(
     ("trajectory", "message"),
     [
-        ("nobody", "allowed: arms, of which nobody is none (adam, rank_1, "),
-        ("noise_0", "allowed: arms without a noise and a shuffle of their own, which noise_0 has"),
-        ("logistic_rank_1", "of their own, which logistic_rank_1 has"),
+        ("nobody", "params.yaml: nothing is named 'nobody'"),
+        ("noise_0", "trajectories: noise_0; allowed: arms without a noise and a shuffle of their"),
+        ("logistic_rank_1", "trajectories: logistic_rank_1; allowed: arms without"),
     ],
 )
 def test_a_trajectory_that_cannot_be_looked_at_is_named(
     project: Project, trajectory: str, message: str
 ) -> None:
-    set_params(
-        project.folder / "params.yaml", {"studies.gradients.trajectories": ["adam", trajectory]}
-    )
     before = project.read()
-    refused(project, "gradients", message)
+    refused(project, f"gradients {trajectory}", message)
+    assert project.read() == before
+
+
+def test_a_trajectory_that_is_no_arm_is_named_by_dvc(project: Project) -> None:
+    trajectories = {"studies.gradients.trajectories": ["adam", "nobody"]}
+    set_params(project.folder / "params.yaml", trajectories)
+    before = project.read()
+    failed = project.dvc("repro", STUDIES, check=False)
+    assert failed.returncode != 0
+    assert re.search("gradients@nobody.*metrics/studies/arms/nobody.json", failed.stderr)
     assert project.read() == before

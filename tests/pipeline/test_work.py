@@ -11,7 +11,7 @@ import torch
 
 from experiment.data import Dataset, Split
 from experiment.errors import UserError
-from experiment.work import Result, Work
+from experiment.work import Result, Work, merged, spans
 
 DATA = Dataset(*(Split(np.ones((2, 40), np.float32), np.zeros(2, np.int64)) for _ in range(3)))
 calls: list[int] = []
@@ -47,6 +47,17 @@ def run(*tasks: Task, data: Dataset = DATA) -> list[int]:
 def interrupted(*tasks: Task) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(*tasks, Task(13))
+
+
+def test_spans_cover_every_replicate_once() -> None:
+    assert spans(10, 4) == [(0, 4), (4, 4), (8, 2)]
+    assert spans(4, 4) == [(0, 4)]
+    assert spans(3, 8) == [(0, 3)]
+
+
+def test_results_are_merged_in_their_order() -> None:
+    found = merged([{"loss": torch.tensor([1, 2])}, {"loss": torch.tensor([3])}])
+    assert found["loss"].tolist() == [1, 2, 3]
 
 
 def test_what_was_finished_is_not_computed_again() -> None:
