@@ -45,7 +45,7 @@ def train(network: nn.Module, step: Step, arrays: dict[str, np.ndarray], size: i
 def main(data: str, hidden: list[int], batch_size: int, epochs: int, rank: int | None) -> None:
     """Print steps a second, evaluation after every epoch included."""
     torch.set_num_threads(1)
-    with np.load(data) as archive:
+    with np.load(data, allow_pickle=False) as archive:
         arrays = dict(archive)
     network = model([arrays["x_train"].shape[1], *hidden, CLASSES])
     weights = list(network.parameters())
