@@ -9,6 +9,9 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+# No thread that watches over the bars: a process that forks workers is to have one thread.
+tqdm.monitor_interval = 0
+
 # The line of the terminal that this process writes to; a worker is given one of its own.
 line = 0
 

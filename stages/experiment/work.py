@@ -252,9 +252,9 @@ def cluster(address: str) -> tuple[Executor, tuple[type[Exception], ...]]:
 
 
 def _processes(count: int) -> ProcessPoolExecutor:
-    # A forked worker has loaded what this process has, which takes others seconds. This one has a
-    # single thread and has computed nothing yet, so that no lock is held; elsewhere than on Linux
-    # the libraries of the system may have threads of their own.
+    # A forked worker has loaded what this process has, which takes others seconds. No lock is lost
+    # by it, as this process has a single thread; elsewhere than on Linux, libraries of the system
+    # may have more.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     lock, lines = context.RLock(), context.SimpleQueue()
     tqdm.set_lock(lock)

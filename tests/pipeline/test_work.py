@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from project import ENVIRONMENT, ROOT
 
 from experiment.data import Dataset, Split
 from experiment.errors import UserError
@@ -113,3 +116,22 @@ def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(UserError, match=r"params.yaml: device = cuda; allowed: cpu"):
         Work("stage", DATA, device="cuda", total=1, unit="task")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where workers are forked")
+def test_a_process_that_forks_workers_has_one_thread() -> None:
+    code = """
+import os
+from experiment import progress
+import studies.arm, studies.gradients, studies.published
+progress.bar(total=3).update()
+print(len(os.listdir("/proc/self/task")))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "stages")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "1\n"
