@@ -7,11 +7,14 @@ thing; it is a module of `experiment.optimizers`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from experiment.arithmetic import matmul
+from experiment.randomness import stream
 from lrg_adam.flatten import from_square, to_square
 
 
@@ -42,6 +45,14 @@ class FilteredAdam(torch.optim.Adam):
             # torch's fused Adam ignores the strides of a gradient.
             weight.grad = gradient.contiguous()
         super().step(closure)
+
+
+def streams(weights: Tensor, name: str) -> list[np.random.Generator]:
+    """A random stream for each replicate, fixed by its initial weights (R, ...) and by `name`.
+
+    So a replicate draws the same, however many train beside it, and another one otherwise.
+    """
+    return [stream(crc32(one.numpy().tobytes()), name) for one in weights.detach().cpu()]
 
 
 def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:

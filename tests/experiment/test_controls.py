@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ CONTROLS = {
     "lrg_adam_permuted": {"rank": 2},
     "lrg_adam_energy": {"energy": 0.7},
     "adam_complement": {"rank": 2},
+    "adam_random_subspace": {"rank": 2},
     "per_replicate": {"rank": [2, 2, 2]},
 }
 
@@ -92,15 +94,32 @@ def test_the_energy_is_reached_by_no_more_rank_than_needed(energy: float) -> Non
         torch.testing.assert_close(found, best(matrix, rank), rtol=0, atol=1e-4)
 
 
+def generators() -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in range(3)]
+
+
 def test_permuting_the_entries_puts_them_back() -> None:
-    filtered = lrg_adam_permuted.PermutedEntries(6)(matrices())
+    filtered = lrg_adam_permuted.PermutedEntries(6, 6, generators())(matrices())
     torch.testing.assert_close(filtered, matrices(), rtol=0, atol=1e-5)
-    some = lrg_adam_permuted.PermutedEntries(2)(matrices())
+    some = lrg_adam_permuted.PermutedEntries(2, 6, generators())(matrices())
     assert not torch.allclose(some, best(matrices(), 2), atol=0.1)
 
 
+@pytest.mark.parametrize("name", ["adam_random_subspace", "lrg_adam_permuted"])
+def test_replicates_draw_otherwise(name: str) -> None:
+    """Two replicates with the same gradients, and initial weights that differ in one number."""
+    weight = torch.zeros(2, 6, 6)
+    weight[1, 0, 0] = 1
+    before = weight.clone()
+    optimizer = factory(name)([weight.requires_grad_()], lr=0.1, rank=2)
+    weight.grad = matrices()[:1].repeat(2, 1, 1)
+    optimizer.step()
+    one, other = weight.detach() - before
+    assert not torch.allclose(one, other, atol=0.01)
+
+
 def test_random_directions_are_new_each_time_and_the_same_each_run() -> None:
-    first, again = RandomSubspace(2), RandomSubspace(2)
+    first, again = RandomSubspace(2, generators()), RandomSubspace(2, generators())
     one, two = first(matrices()), first(matrices())
     assert torch.equal(one, again(matrices()))
     assert not torch.allclose(one, two)

@@ -1,11 +1,13 @@
 """A control: a random subspace in place of the top one."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from experiment.filtered_adam import FilteredAdam, projected
+from experiment.filtered_adam import FilteredAdam, projected, streams
 from experiment.optimizers import Weights
-from experiment.randomness import stream
 
 
 class RandomSubspace:
@@ -14,19 +16,20 @@ class RandomSubspace:
     The same form as the best approximation, (G V) V^T, with a V that knows nothing of G.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, draw_from: Sequence[np.random.Generator]) -> None:
         self._rank = rank
-        self._generator = torch.Generator()
-        self._generator.manual_seed(int(stream(0, "random subspace").integers(2**63)))
+        self._streams = draw_from
 
     def __call__(self, matrix: Tensor) -> Tensor:
-        """Filter the gradient matrices (R, n, n)."""
-        shape = (*matrix.shape[:-1], self._rank)
-        drawn = torch.randn(shape, generator=self._generator, dtype=matrix.dtype)
-        basis = torch.linalg.qr(drawn.to(matrix.device)).Q
+        """Filter the gradient matrices (R, n, n), one for each stream."""
+        shape = (matrix.shape[-1], self._rank)
+        drawn = np.stack([one.standard_normal(shape, np.float32) for one in self._streams])
+        basis = torch.linalg.qr(torch.from_numpy(drawn).to(matrix.device)).Q
         return projected(matrix, basis)
 
 
 def create(weights: Weights, *, lr: float, rank: int) -> torch.optim.Optimizer:
     """Adam on a projection of each gradient onto `rank` random directions."""
-    return FilteredAdam(weights, lr=lr, gradient_filter=RandomSubspace(rank))
+    weights = list(weights)
+    subspace = RandomSubspace(rank, streams(weights[0], "random subspace"))
+    return FilteredAdam(weights, lr=lr, gradient_filter=subspace)
