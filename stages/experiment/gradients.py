@@ -130,17 +130,18 @@ def look(data: Dataset, task: Look) -> Result:
 
     Returns:
         Of every quantity (R, epochs, batches, K), K the ranks, float64; `step_...` have STEPS
-        batches, `retention_...` one entry for all. `cosine_train` and `cosine_fresh`:
-        cos(F_k g, gbar) - cos(g, gbar), and the same to gpop. `retention_train` and
-        `retention_fresh`: the criterion R_k - sqrt(E_k) with R_k = sum <F_k g, gbar> /
-        sum <g, gbar>, and the same with gpop, and E_k = sum |F_k g|^2 / sum |g|^2; the sums are
-        over the batches of a replicate in one place. `energy`, and `energy_permuted` of the same
-        entries in random order. `noise`: share of a batch's gradient that is no part of gpop,
-        1 - cos^2. `leak`: share of the approximation's energy where the gradient is exactly zero.
+        batches, `retention_...` and `quiet` one entry for all. `cosine_train` and `cosine_fresh`:
+        cos(F_k g, gbar) - cos(g, gbar), and the same to gpop; `raw_cosine_...` are the cosines of g
+        itself. `retention_train` and `retention_fresh`: the criterion R_k - sqrt(E_k) with R_k =
+        sum <F_k g, gbar> / sum <g, gbar>, and the same with gpop, and E_k = sum |F_k g|^2 /
+        sum |g|^2; the sums are over the batches of a replicate in one place. `energy`: E_k of one
+        batch. `energy_permuted` and `cosine_permuted`: `energy` and `cosine_fresh` had the entries
+        of g another order while it is truncated. `leak`: share of the approximation's energy where
+        the gradient is exactly zero. `quiet`: share of coordinates whose gradient was exactly zero
+        at every step of the last epoch.
         After Adam's moments: `step_cosine`, the gain in cos(update, gpop); `step_loss`, the loss on
         fresh samples after an update as long as Adam's, minus that after Adam's, in nats;
-        `step_leak` and `step_leak_adam`, shares of the update's energy in coordinates whose
-        gradient was exactly zero at every step of the last epoch.
+        `step_leak` and `step_leak_adam`, shares of the update's energy in those quiet coordinates.
 
     """
     found: dict[str, list[Tensor]] = defaultdict(list)
@@ -161,7 +162,8 @@ def look(data: Dataset, task: Look) -> Result:
                         data, task.setting, weights, updates, population, moments.quiet
                     ).items():
                         place[name].append(value)
-            for name, value in _retention(products).items():
+            silent = moments.quiet.double().mean(1, keepdim=True).expand(-1, len(task.ranks))
+            for name, value in {**_retention(products), "quiet": silent}.items():
                 place[name].append(value)
             for name, values in place.items():
                 found[name].append(torch.stack(values, dim=1))
@@ -199,16 +201,18 @@ def _cosines(
     order = torch.from_numpy(
         stream(task.setting.seed, "studies, permuted").permutation(flat.shape[-1])
     )
-    _, permuted = approximations(flat[:, order], task.ranks[:1])
+    permuted, permuted_energy = approximations(flat[:, order], task.ranks)
     result = {
         "energy": energy[:, columns],
-        "energy_permuted": permuted[:, columns],
-        "noise": (1 - cosine(flat, population).square())[:, None].expand(-1, len(columns)),
+        "energy_permuted": permuted_energy[:, columns],
         "leak": _share(filtered, flat == 0).T,
     }
     for name, target in (("train", bar), ("fresh", population)):
         before = cosine(flat, target)
+        result[f"raw_cosine_{name}"] = before[:, None].expand(-1, len(columns))
         result[f"cosine_{name}"] = (cosine(filtered, target) - before).T
+    # The last target was the population's.
+    result["cosine_permuted"] = (cosine(permuted, population[:, order]) - before).T
     return result
 
 

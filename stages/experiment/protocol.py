@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from experiment.data import Dataset
     from experiment.work import Result
 
+# What its searches found, and what it trained with.
+REPORTED = {"adam": {"lr": 0.0059}, "lrg_adam": {"lr": 0.0064, "rank": 20}}
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -60,7 +63,8 @@ def repeat(data: Dataset, task: Protocol) -> Result:
     Returns:
         `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (R,), the best of each search; and for each
         number N of training samples the validation losses `adam_loss_N` and `lrg_adam_loss_N`
-        (R, epochs + 1), and `adam_accuracy_N` and `lrg_adam_accuracy_N` (R,) at the last epoch.
+        (R, epochs + 1), and `adam_accuracy_N` and `lrg_adam_accuracy_N` (R,) at the last epoch;
+        and `adam_reported_loss_N` and so on, trained alike with the hyperparameters of `REPORTED`.
 
     """
     if task.offline_samples is not None:
@@ -73,21 +77,35 @@ def repeat(data: Dataset, task: Protocol) -> Result:
         best = _search(data, task, optimizer, space)
         for name, values in best.items():
             result[f"{optimizer}_{name}"] = torch.tensor(values, dtype=torch.float64)
+        reported = {name: [value] * task.size for name, value in REPORTED[optimizer].items()}
         for samples in task.training_samples:
-            setting = replace(
-                _setting(task, f"published, final {samples}", best),
-                epochs=task.epochs,
-                batch_size=task.batch_size,
-            )
-            rows = Split(*(array[:samples] for array in data.train))
-            scores = [
-                evaluate(setting.network, weights, data.validation)
-                for weights in train(setting, rows, task.samplers)
-            ]
-            loss = torch.stack([score.loss for score in scores], dim=1)
-            result[f"{optimizer}_loss_{samples}"] = loss
-            result[f"{optimizer}_accuracy_{samples}"] = scores[-1].accuracy
+            result |= _final(data, task, f"{optimizer}_{{}}_{samples}", samples, best)
+            result |= _final(data, task, f"{optimizer}_reported_{{}}_{samples}", samples, reported)
     return result
+
+
+def _final(
+    data: Dataset,
+    task: Protocol,
+    name: str,
+    samples: int,
+    hyperparameters: Mapping[str, Sequence[float]],
+) -> Result:
+    """Final trainings on the first samples: their `loss` curves and last `accuracy`, by `name`."""
+    setting = replace(
+        _setting(task, f"published, final {samples}", hyperparameters),
+        epochs=task.epochs,
+        batch_size=task.batch_size,
+    )
+    rows = Split(*(array[:samples] for array in data.train))
+    scores = [
+        evaluate(setting.network, weights, data.validation)
+        for weights in train(setting, rows, task.samplers)
+    ]
+    return {
+        name.format("loss"): torch.stack([score.loss for score in scores], dim=1),
+        name.format("accuracy"): scores[-1].accuracy,
+    }
 
 
 def _setting(task: Protocol, purpose: str, best: Mapping[str, Sequence[float]]) -> Setting:

@@ -18,6 +18,7 @@ from experiment.params import Params, read_params
 from experiment.randomness import stream
 from experiment.training import Group, Setting, train_curves, train_group
 from experiment.work import Result, Work, merged, spans
+from studies import selection
 
 READS = (
     *Setting.READS,
@@ -146,10 +147,9 @@ def main(name: str) -> None:
         ]
         table = tuning_table(lrs, curves)
         losses = [found["validation_loss_nats"][:, -1].mean() for found in curves]
-        losses = np.where(np.isfinite(losses), losses, np.inf)
-        best = int(losses.argmin())
-        if not np.isfinite(losses[best]):
+        if not np.isfinite(losses).any():
             raise UserError(f"params.yaml: studies.arms.{name}: every learning rate diverged")
+        best = selection.best(losses)
         chosen = replace(candidates[best], purpose="studies, final")
         replicates = outcomes(
             arrays(work.run(train_group, groups(chosen, final, studies.group)), chosen)

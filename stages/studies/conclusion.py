@@ -14,8 +14,9 @@ from studies.tables import looks
 
 READS = ("studies.gradients.trajectories",)
 PRIMARY = "test_loss_nats"
+# Verdicts that rule out that an arm is better by more than the margin.
+NO_BETTER = ("worse", "equivalent")
 Evidence = dict[str, object]
-
 
 NUMBERS = ("difference", "interval_low", "interval_high")
 TEXT = ("arm", "label", "against", "measure", "unit", "verdict")
@@ -43,52 +44,63 @@ def difference(row: pd.Series) -> Evidence:
     }
 
 
+def state(holds: bool, refuted: bool) -> str:
+    """What the evidence says of a link."""
+    return "holds" if holds else "refuted" if refuted else "not shown"
+
+
 def noise_hurts() -> Evidence:
     """Adam without the noise of batches against Adam, each at its best learning rate."""
     table = against_adam("noise_dial")
     row = table[table["arm"] == "noise_0"].iloc[0]
-    return {"holds": bool(row["verdict"] == "better"), "no_noise_minus_adam": difference(row)}
+    return {
+        "state": state(row["verdict"] == "better", row["verdict"] in NO_BETTER),
+        "no_noise_minus_adam": difference(row),
+    }
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> Evidence:
-    """Ranks at which a quantity of `tables.looks` is beyond zero along every trajectory.
+    """Whether a quantity of `tables.looks` is beyond zero along every trajectory, at any rank.
 
     The test is over replicates, each averaged over epochs and batches. A rank has to pass along
     every trajectory, so its p-value is the largest of theirs (an intersection-union test); the
-    ranks are the family, Holm-corrected. `closest` is the rank that is nearest to it: with the best
-    mean in the trajectory that is worst for it. Its interval is that of this one mean.
+    ranks are the family, Holm-corrected. It is refuted where no rank can pass: where each is on the
+    wrong side of zero along one of the trajectories, which are the family then. `closest` is the
+    rank that is nearest to it: with the best mean in the trajectory that is worst for it. Its
+    interval is that of this one mean.
     """
     table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
-    sign = -1 if below else 1
-    scored = table.assign(score=sign * table["mean"])
-    # On the wrong side of zero, or where nothing varies, a mean is no evidence at all.
-    scored["p_value"] = scored["p_value"].where(scored["score"] > 0, 1).fillna(1)
+    scored = table.assign(score=table["mean"] * (-1 if below else 1))
     worst = scored.loc[scored.groupby("rank")["score"].idxmin()]
     closest = worst.loc[worst["score"].idxmax()]
-    p_values = scored.groupby("rank")["p_value"].max()
-    p_values[:] = holm(p_values)
-    holds = p_values <= ALPHA
+    # Where nothing varies, a mean is no evidence at all.
+    p_value = scored["p_value_uncorrected"].fillna(1)
+    right = p_value.where(scored["score"] > 0, 1).groupby(scored["rank"]).max()
+    right[:] = holm(right)
+    wrong = p_value.where(scored["score"] < 0, 1).groupby(scored["rank"]).min()
+    wrong *= scored["trajectory"].nunique()
+    holds = right <= ALPHA
     return {
-        "holds": bool(holds.any()),
+        "state": state(holds.any(), (wrong <= ALPHA).all()),
         "ranks": [int(rank) for rank in holds.index[holds]],
         "closest": {
             "rank": int(closest["rank"]),
             "trajectory": closest["trajectory"],
             f"mean_{closest['unit']}": float(closest["mean"]),
             f"interval_95_{closest['unit']}": [float(closest["low"]), float(closest["high"])],
-            "p_value_holm": float(p_values[closest["rank"]]),
+            "p_value_holm": float(right[closest["rank"]]),
         },
     }
 
 
 def it_pays() -> Evidence:
     """The rank with the lowest test loss short of the full one, against Adam."""
-    table = against_adam("rank_sweep", "rank")
-    table = table[table["difference"] != 0]
+    table = against_adam("rank_sweep", "rank", "matrix_side")
+    table = table[table["rank"] < table["matrix_side"]]
     best = table.loc[table["difference"].idxmin()]
     better = table.loc[table["verdict"] == "better", "rank"]
     return {
-        "holds": len(better) > 0,
+        "state": state(len(better) > 0, table["verdict"].isin(NO_BETTER).all()),
         "ranks": [int(rank) for rank in better],
         "closest": {"rank": int(best["rank"]), **difference(best)},
     }
@@ -115,14 +127,20 @@ def main() -> None:
     found = looks(read_params(READS).studies.gradients.trajectories)
     chain = {
         "noise hurts": noise_hurts(),
-        "the top subspace is cleaner": along_every_trajectory(found, "cosine_fresh", below=False),
-        "cleaner survives Adam": along_every_trajectory(found, "step_loss", below=True),
+        "the top subspace is cleaner": {
+            **along_every_trajectory(found, "cosine_fresh", below=False),
+            "with_all_training_samples": along_every_trajectory(found, "cosine_train", below=False),
+        },
+        "cleaner survives Adam": {
+            **along_every_trajectory(found, "step_loss", below=True),
+            "in_cosine": along_every_trajectory(found, "step_cosine", below=False),
+        },
         "it pays": it_pays(),
     }
     published = files.read_json(Path("metrics/studies/published.json"))
     content = {
         "first_broken_link": next(
-            (name for name, link in chain.items() if not link["holds"]), None
+            (name for name, link in chain.items() if link["state"] != "holds"), None
         ),
         "links": chain,
         "ranks": ranks_by_verdict(),
@@ -132,7 +150,7 @@ def main() -> None:
         "published_protocol": {
             samples: {
                 f"{outcome}_lrg_adam_lower_share": row[f"{outcome}_lrg_adam_lower_share"]
-                for outcome in ("last_loss_nats", "best_loss_nats")
+                for outcome in ("last_loss_nats", "best_loss_nats", "last_accuracy_share")
             }
             for samples, row in published.items()
         },

@@ -28,12 +28,15 @@ NULL_DRAWS = 50
 UNITS = {
     "energy": "share",
     "energy_permuted": "share",
-    "noise": "share",
+    "raw_cosine_train": "cosine",
+    "raw_cosine_fresh": "cosine",
     "cosine_train": "cosine",
     "cosine_fresh": "cosine",
+    "cosine_permuted": "cosine",
     "retention_train": "share",
     "retention_fresh": "share",
     "leak": "share",
+    "quiet": "share",
     "step_cosine": "cosine",
     "step_loss": "nats",
     "step_leak": "share",
@@ -76,7 +79,7 @@ def table(params: Params, arm: str, found: Mapping[str, np.ndarray]) -> pd.DataF
     """A row for each quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
 
     `found` are arrays (replicates, epochs, batches, ranks); the interval is that over replicates,
-    and `p_value` that of the two-sided t-test of a mean of zero, of this one row alone.
+    and `p_value_uncorrected` that of the two-sided t-test of a mean of zero, of this one row alone.
     """
     given = params.studies.gradients
     rows = []
@@ -91,7 +94,7 @@ def table(params: Params, arm: str, found: Mapping[str, np.ndarray]) -> pd.DataF
                 row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
                 row |= {"epoch": epoch, "mean": every.mean[i, j]}
                 row |= {"low": every.low[i, j], "high": every.high[i, j]}
-                rows.append(row | {"p_value": p_values[i, j]})
+                rows.append(row | {"p_value_uncorrected": p_values[i, j]})
     return pd.DataFrame(rows)
 
 

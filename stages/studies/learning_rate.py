@@ -13,7 +13,7 @@ from experiment import files
 from experiment.figures import SERIES, line_with_band, panels
 from experiment.params import read_params
 from experiment.statistics import MeanInterval, mean_interval
-from studies import BASELINE
+from studies import BASELINE, selection
 
 READS = ("studies.arms",)
 DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
@@ -32,11 +32,11 @@ def grid(arm: str) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def width(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> float:
-    """Decades of learning rate around the best where the loss is within TOLERANCE of the lowest.
+def good_range(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float]:
+    """Learning rates around the one of the lowest loss, up to where it is TOLERANCE higher.
 
-    Losses are interpolated linearly over the logarithm of the learning rate; the interval ends
-    with the grid, if it gets there.
+    Losses are interpolated linearly over the logarithm of the learning rate; the range ends with
+    the grid, if it gets there.
     """
     fine = np.union1d(np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001), np.log10(lr))
     curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=1e9, posinf=1e9))
@@ -44,7 +44,7 @@ def width(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> float:
     best = int(curve.argmin())
     low = best - int((~good[: best + 1][::-1]).argmax() or best + 1) + 1
     high = best + int((~good[best:]).argmax() or len(fine) - best) - 1
-    return float(fine[high] - fine[low])
+    return float(10 ** fine[low]), float(10 ** fine[high])
 
 
 def at_equal_train_loss(
@@ -93,14 +93,18 @@ def summary(arm: str, label: str) -> dict[str, object]:
     """
     found, adam = grid(arm), grid(BASELINE)
     mean = found["validation_loss_nats"].mean(axis=0)
-    best = int(np.nanargmin(mean))
+    best = selection.best(mean)
+    low, high = good_range(found["lr"], mean)
     row: dict[str, object] = {
         "arm": arm,
         "label": label,
         "best_lr": found["lr"][best],
         "best_lr_on_boundary": best in (0, len(mean) - 1),
         "validation_loss_nats": mean[best],
-        "width_decades": width(found["lr"], mean),
+        "good_lr_low": low,
+        "good_lr_high": high,
+        "width_decades": np.log10(high / low),
+        "width_ends_with_grid": np.isclose([low, high], found["lr"][[0, -1]]).any(),
     }
     if arm == BASELINE:
         return row
@@ -111,7 +115,7 @@ def summary(arm: str, label: str) -> dict[str, object]:
         for given in (found, adam)
     )
     # At Adam's own best learning rate: does the filter regularise, or slow down?
-    adams = int(np.nanargmin(adam["validation_loss_nats"].mean(axis=0)))
+    adams = selection.best(adam["validation_loss_nats"].mean(axis=0))
     if adam["lr"][adams] in found["lr"]:
         same = int(np.searchsorted(found["lr"], adam["lr"][adams]))
         for measure in ("train_loss_nats", "validation_loss_nats"):

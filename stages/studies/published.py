@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from experiment import data, files
 from experiment.data import Dataset, Split
 from experiment.errors import UserError
-from experiment.figures import SERIES, STYLES, panels
+from experiment.figures import STYLES, panels
 from experiment.params import Params, read_params
-from experiment.protocol import Protocol, repeat
+from experiment.protocol import REPORTED, Protocol, repeat
 from experiment.statistics import mean_interval
 from experiment.work import Work, merged, spans
 
 READS = ("seed", "model.hidden", "studies.published")
-# What the published experiment reported.
-REPORTED = {"adam_lr": 0.0059, "lrg_adam_lr": 0.0064, "lrg_adam_rank": 20}
 # The rows it was published with; and those that mnist1d generates when it cannot download them.
 DATA_SETS = ("published", "offline")
+# What the final trainings use: what the searches found, or what the published ones did.
+HYPERPARAMETERS = ("searched", "reported")
 OUTCOMES = {
     "last_loss_nats": "validation loss, last epoch",
     "best_loss_nats": "validation loss, best epoch",
@@ -57,36 +58,59 @@ def protocols(params: Params, data_set: str) -> list[Protocol]:
     ]
 
 
-def samplers(found: dict[str, np.ndarray], data_set: str, training_samples: int) -> pd.DataFrame:
-    """A row for each sampler: what its searches found, and how its two final trainings ended."""
+def samplers(
+    found: dict[str, np.ndarray], data_set: str, training_samples: int, hyperparameters: str
+) -> pd.DataFrame:
+    """A row for each sampler: the hyperparameters, and how its two final trainings ended.
+
+    The hyperparameters are what its searches found, or those of the published experiment.
+    """
+    count = len(found["adam_lr"])
     columns: dict[str, object] = {
         "data": data_set,
         "training_samples": training_samples,
-        "sampler": np.arange(len(found["adam_lr"])),
-        "adam_lr": found["adam_lr"],
-        "lrg_adam_lr": found["lrg_adam_lr"],
-        "lrg_adam_rank": found["lrg_adam_rank"].astype(int),
+        "hyperparameters": hyperparameters,
+        "sampler": np.arange(count),
     }
-    for optimizer in ("adam", "lrg_adam"):
-        loss = found[f"{optimizer}_loss_{training_samples}"]
-        accuracy = found[f"{optimizer}_accuracy_{training_samples}"]
+    infix = "" if hyperparameters == "searched" else "_reported"
+    for optimizer, reported in REPORTED.items():
+        for name, value in reported.items():
+            key = f"{optimizer}_{name}"
+            values = np.full(count, value) if infix else found[key]
+            columns[key] = values.astype(int) if name == "rank" else values
+        loss = found[f"{optimizer}{infix}_loss_{training_samples}"]
         columns[f"{optimizer}_last_loss_nats"] = loss[:, -1]
         columns[f"{optimizer}_best_loss_nats"] = loss.min(axis=1)
+        accuracy = found[f"{optimizer}{infix}_accuracy_{training_samples}"]
         columns[f"{optimizer}_last_accuracy_share"] = accuracy
     return pd.DataFrame(columns)
 
 
+def searches_found(part: pd.DataFrame, highest_rank: int) -> dict[str, float]:
+    """How the hyperparameters are distributed that the searches found."""
+    row: dict[str, float] = {}
+    for optimizer, hyperparameters in REPORTED.items():
+        for name, reported in hyperparameters.items():
+            key = f"{optimizer}_{name}"
+            low, median, high = np.quantile(part[key], [0.05, 0.5, 0.95]).tolist()
+            row |= {
+                f"{key}_5th_percentile": low,
+                f"{key}_median": median,
+                f"{key}_95th_percentile": high,
+                f"{key}_reported": reported,
+                f"{key}_share_at_most_reported": float((part[key] <= reported).mean()),
+            }
+    return row | {"highest_rank_share": float((part["lrg_adam_rank"] == highest_rank).mean())}
+
+
 def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
-    """How the samplers are distributed, for each data set and number of training samples."""
+    """How the samplers are distributed, for each data set, number of samples and setting."""
     found = {}
-    for (data_set, training_samples), part in table.groupby(["data", "training_samples"]):
+    groups = table.groupby(["data", "training_samples", "hyperparameters"], sort=False)
+    for (data_set, training_samples, hyperparameters), part in groups:
         row: dict[str, float] = {"samplers": len(part)}
-        for name, reported in REPORTED.items():
-            low, median, high = np.quantile(part[name], [0.05, 0.5, 0.95]).tolist()
-            row |= {f"{name}_5_percent": low, f"{name}_median": median, f"{name}_95_percent": high}
-            row[f"{name}_reported"] = reported
-            row[f"{name}_share_at_most_reported"] = float((part[name] <= reported).mean())
-        row["highest_rank_share"] = float((part["lrg_adam_rank"] == highest_rank).mean())
+        if hyperparameters == "searched":
+            row |= searches_found(part, highest_rank)
         for outcome in OUTCOMES:
             difference = part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"]
             interval = mean_interval(difference)
@@ -99,27 +123,21 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
                 f"{outcome}_lrg_adam_lower_share_low": float(lower.low),
                 f"{outcome}_lrg_adam_lower_share_high": float(lower.high),
             }
-        found[f"{data_set}_{training_samples}_training_samples"] = row
+        found[f"{data_set}_{training_samples}_training_samples_{hyperparameters}"] = row
     return found
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """What the searches found, and the sign of the difference, with the published result."""
-    figure, (rates, ranks, losses) = panels(3)
-    searches = table[table["data"] == "published"].drop_duplicates("sampler")
-    for optimizer in ("adam", "lrg_adam"):
-        style = STYLES[optimizer]
+    """What the searches found, and the differences in loss, with the published result."""
+    figure, (rates, ranks, last, best) = panels(4)
+    searches = table[(table["data"] == "published") & (table["hyperparameters"] == "searched")]
+    searches = searches.drop_duplicates("sampler")
+    for optimizer, style in STYLES.items():
         values = np.sort(searches[f"{optimizer}_lr"])
         share = np.arange(1, len(values) + 1) / len(values)
-        rates.step(
-            values,
-            share,
-            where="post",
-            color=style["color"],
-            linestyle=style["linestyle"],
-            label=f"{style['label']}, {len(values)} samplers",
-        )
-        reported = REPORTED[f"{optimizer}_lr"]
+        line = {"color": style["color"], "linestyle": style["linestyle"]}
+        rates.step(values, share, where="post", label=style["label"], **line)
+        reported = REPORTED[optimizer]["lr"]
         rates.plot(
             reported,
             (values <= reported).mean(),
@@ -127,57 +145,62 @@ def draw(table: pd.DataFrame) -> Figure:
             markersize=14,
             linestyle="none",
             color=style["color"],
-            label=f"{style['label']}, published",
+            label=f"{style['label']}, as published",
         )
     rates.set(
         xscale="log",
         xlabel="best learning rate of a search",
-        ylabel="share of samplers at or below",
-        title="Learning rates that the protocol finds",
+        ylabel="share of samplers at or below it",
+        title=f"Learning rates that the protocol finds\nwith {len(searches)} samplers",
     )
     rates.legend(fontsize=8)
     counts = searches["lrg_adam_rank"].value_counts().sort_index()
     ranks.bar(counts.index, counts, color=STYLES["lrg_adam"]["color"], alpha=0.7)
-    ranks.axvline(REPORTED["lrg_adam_rank"], color="black", linestyle=":", label="published")
+    ranks.axvline(REPORTED["lrg_adam"]["rank"], color="black", linestyle=":", label="as published")
     ranks.set(
-        xlabel="best rank of a search", ylabel="samplers", title="Ranks that the protocol finds"
+        xlabel="best rank of a search",
+        ylabel="samplers",
+        title="Ranks that the protocol finds\nwhich allows 20 at most",
     )
+    for axis in (ranks.xaxis, ranks.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     ranks.legend(fontsize=8)
-    groups = list(table.groupby(["data", "training_samples"], sort=False))
-    names = ("last_loss_nats", "best_loss_nats")
-    ticks = []
-    for i, ((data_set, samples), part) in enumerate(groups):
-        for j, outcome in enumerate(names):
+    groups = list(table.groupby(["data", "training_samples", "hyperparameters"], sort=False))[::-1]
+    for axes, outcome in ((last, "last_loss_nats"), (best, "best_loss_nats")):
+        for place, (_, part) in enumerate(groups):
             difference = np.sort(part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
-            place = i * len(names) + j
-            spread = np.linspace(-0.3, 0.3, len(difference))
-            losses.plot(
-                place + spread,
+            axes.plot(
                 difference,
-                **SERIES[j] | {"linestyle": "none"},
+                place + np.linspace(-0.3, 0.3, len(difference)),
+                "o",
+                color="0.6",
                 markersize=3.5,
                 markerfacecolor="none",
             )
             interval = mean_interval(difference)
-            losses.errorbar(
-                place,
+            axes.errorbar(
                 interval.mean,
-                yerr=interval.high - interval.mean,
+                place,
+                xerr=interval.high - interval.mean,
                 color="black",
-                marker="_",
-                markersize=16,
+                marker="D",
+                markersize=5,
                 capsize=4,
                 zorder=3,
             )
-            ticks.append(f"{'last' if j == 0 else 'best'}\nepoch,\n{samples}\n{data_set}")
-    losses.axhline(0, color="0.4", linewidth=0.8)
-    losses.set_xticks(range(len(ticks)), ticks, fontsize=8)
-    losses.set(
-        xlabel="training samples and where they come from",
-        ylabel="LRG-Adam minus Adam, validation loss (nats)",
-        title="Who wins depends on the measure\na point a sampler, in black mean and 95 % interval",
-    )
-    losses.grid(axis="x", visible=False)
+        axes.axvline(0, color="0.4", linewidth=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set(
+            xlabel="LRG-Adam minus Adam (nats)",
+            title=f"{OUTCOMES[outcome].capitalize()}\nleft of 0 LRG-Adam is lower",
+        )
+    names = {"published": "published", "offline": "generated"}
+    labels = [
+        f"{samples} {names[data_set]} rows,\n{hyperparameters} settings"
+        for (data_set, samples, hyperparameters), _ in groups
+    ]
+    last.set_yticks(range(len(labels)), labels, fontsize=8)
+    best.set_yticks(range(len(labels)), [])
     return figure
 
 
@@ -201,7 +224,11 @@ def main() -> None:
         for data_set, group in tasks.items():
             found = merged([next(results) for _ in group])
             searches = {name: tensor.numpy() for name, tensor in found.items()}
-            tables += [samplers(searches, data_set, n) for n in group[0].training_samples]
+            tables += [
+                samplers(searches, data_set, n, hyperparameters)
+                for n in group[0].training_samples
+                for hyperparameters in HYPERPARAMETERS
+            ]
         table = pd.concat(tables, ignore_index=True)
         finite = np.isfinite(table.select_dtypes("number")).all(axis=1)
         if not finite.all():

@@ -102,18 +102,19 @@ def comparisons(params: Params, study: str) -> pd.DataFrame:
                 )
     table = pd.DataFrame(rows)
     for column, names in (("lr", table["arm"]), ("lr_against", table["against"])):
-        table[column] = [_tuned(name)["lr"] for name in names]
-    table["lr_on_boundary"] = [_tuned(name)["on_boundary"] for name in table["arm"]]
+        table[column] = [tuned(name)["lr"] for name in names]
+    table["lr_on_boundary"] = [tuned(name)["on_boundary"] for name in table["arm"]]
     return table
 
 
-def _tuned(arm: str) -> dict[str, float | bool]:
+def tuned(arm: str) -> dict[str, float | bool]:
+    """What the tuning of an arm found."""
     return files.read_json(Path(f"metrics/studies/arms/{arm}.json"))
 
 
 def looks(trajectories: list[str]) -> pd.DataFrame:
     """What was found of gradients along the trajectories of these arms."""
-    numbers = ("rank", "mean", "low", "high", "p_value", "energy_of_pure_noise_share")
+    numbers = ("rank", "mean", "low", "high", "p_value_uncorrected", "energy_of_pure_noise_share")
     words = ("trajectory", "quantity", "unit", "epoch")
     paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
     read = [files.read_csv(path, *numbers, *words, text=words) for path in paths]

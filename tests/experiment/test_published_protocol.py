@@ -60,7 +60,7 @@ def found() -> dict[str, Tensor]:
 
 def test_results_have_a_value_a_sampler_and_a_loss_an_epoch(found: dict[str, Tensor]) -> None:
     shapes = dict.fromkeys(SEARCHED, (3,))
-    for optimizer in ("adam", "lrg_adam"):
+    for optimizer in ("adam", "adam_reported", "lrg_adam", "lrg_adam_reported"):
         for samples in TASK.training_samples:
             shapes |= {
                 f"{optimizer}_loss_{samples}": (3, 4),
@@ -107,10 +107,12 @@ def test_a_final_training_gets_the_first_rows_alone(found: dict[str, Tensor]) ->
 
 
 def test_both_optimizers_begin_with_the_same_weights(found: dict[str, Tensor]) -> None:
+    names = ("adam", "lrg_adam", "adam_reported", "lrg_adam_reported")
     for samples in TASK.training_samples:
-        adam, lrg_adam = (found[f"{name}_loss_{samples}"] for name in ("adam", "lrg_adam"))
-        assert torch.equal(adam[:, 0], lrg_adam[:, 0])
-        assert not torch.isclose(adam[:, 1:], lrg_adam[:, 1:]).all()
+        first, *others = (found[f"{name}_loss_{samples}"] for name in names)
+        for other in others:
+            assert torch.equal(first[:, 0], other[:, 0])
+            assert not torch.isclose(first[:, 1:], other[:, 1:]).all()
 
 
 # A search in losses that are known
@@ -248,13 +250,17 @@ def test_trials_and_final_trainings_have_their_own_sizes(monkeypatch: pytest.Mon
         (one.setting.epochs, one.setting.batch_size, len(one.rows.x), len(one.rows.y))
         for one in runs
     ]
-    whole = [(2, 8, 20, 20)] * 3 + [(3, 16, 24, 24), (3, 16, 40, 40)]
+    whole = [(2, 8, 20, 20)] * 3 + [(3, 16, 24, 24)] * 2 + [(3, 16, 40, 40)] * 2
     assert sizes == whole * 2
     assert all(one.replicates == [4, 5, 6] for one in runs)
-    for optimizer, finals in (("adam", runs[3:5]), ("lrg_adam", runs[8:])):
-        for final in finals:
+    reported = {"adam": {"lr": 0.0059}, "lrg_adam": {"lr": 0.0064, "rank": 20}}
+    for optimizer, finals in (("adam", runs[3:7]), ("lrg_adam", runs[10:])):
+        for final in finals[::2]:
             for name, values in final.setting.hyperparameters.items():
                 assert list(values) == found[f"{optimizer}_{name}"].tolist()
+        for final in finals[1::2]:
+            same = {name: (value,) * 3 for name, value in reported[optimizer].items()}
+            assert final.setting.hyperparameters == same
 
 
 def test_offline_samples_take_the_place_of_the_published_rows(

@@ -13,6 +13,12 @@ import pytest
 from studies import conclusion
 
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
+STATES = {
+    "better": "holds",
+    "equivalent": "refuted",
+    "worse": "refuted",
+    "inconclusive": "not shown",
+}
 LINKS = ("noise hurts", "the top subspace is cleaner", "cleaner survives Adam", "it pays")
 
 
@@ -42,7 +48,7 @@ def write_study(study: str, rows: Sequence[tuple[str, float, str]], **columns: o
 
 
 def gradients(rows: Sequence[tuple[str, str, int, str, float, float]]) -> pd.DataFrame:
-    names = ["quantity", "trajectory", "rank", "epoch", "mean", "p_value"]
+    names = ["quantity", "trajectory", "rank", "epoch", "mean", "p_value_uncorrected"]
     table = pd.DataFrame(rows, columns=names).assign(unit="nats", energy_of_pure_noise_share=0.5)
     return table.assign(low=table["mean"] - 1, high=table["mean"] + 1)
 
@@ -53,7 +59,7 @@ def test_noise_hurts_where_adam_is_better_without_it(verdict: str) -> None:
     rows = [("noise_half", -3.0, other), ("noise_0", -2.0, verdict), ("noise_double", 1.0, other)]
     write_study("noise_dial", rows)
     assert conclusion.noise_hurts() == {
-        "holds": verdict == "better",
+        "state": STATES[verdict],
         "no_noise_minus_adam": {
             "difference_nats": -2.0,
             "interval_95_nats": [-2.25, -1.5],
@@ -68,7 +74,7 @@ def write_sweep(verdicts: Sequence[str], differences: Sequence[float]) -> None:
         (f"rank_{rank}", difference, verdict)
         for rank, difference, verdict in zip(ranks, differences, verdicts, strict=True)
     ]
-    write_study("rank_sweep", rows, rank=list(ranks))
+    write_study("rank_sweep", rows, rank=list(ranks), matrix_side=4)
 
 
 @pytest.mark.parametrize("study", ["noise_dial", "rank_sweep"])
@@ -87,20 +93,22 @@ def test_comparisons_with_another_arm_than_adam_do_not_count(study: str) -> None
 def test_it_pays_at_the_ranks_that_are_better() -> None:
     write_sweep(["worse", "better", "better", "inconclusive"], [0.5, -0.2, -0.1, -0.3])
     found = conclusion.it_pays()
-    assert (found["holds"], found["ranks"]) == (True, [2, 3])
+    assert (found["state"], found["ranks"]) == ("holds", [2, 3])
 
 
 @pytest.mark.parametrize("verdict", ["equivalent", "inconclusive", "worse"])
 def test_it_does_not_pay_where_no_rank_is_better(verdict: str) -> None:
     write_sweep([verdict] * 3, [0.1, -0.2, 0.3])
     found = conclusion.it_pays()
-    assert (found["holds"], found["ranks"]) == (False, [])
+    assert (found["state"], found["ranks"]) == (STATES[verdict], [])
     assert (found["closest"]["rank"], found["closest"]["difference_nats"]) == (2, -0.2)
 
 
 def test_the_full_rank_is_not_the_closest_to_pay() -> None:
-    write_sweep(["worse", "worse", "equivalent"], [0.3, 0.1, 0.0])
-    assert conclusion.it_pays()["closest"] == {
+    write_sweep(["worse", "worse", "equivalent", "inconclusive"], [0.3, 0.1, 0.2, -0.5])
+    found = conclusion.it_pays()
+    assert found["state"] == "refuted"
+    assert found["closest"] == {
         "rank": 2,
         "difference_nats": 0.1,
         "interval_95_nats": [0.1 - 0.25, 0.6],
@@ -146,7 +154,7 @@ def test_ranks_hold_along_every_trajectory_after_holm(below: bool) -> None:
     sign = -1 if below else 1
     table = gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
     found = conclusion.along_every_trajectory(table, "gain", below)
-    assert (found["holds"], found["ranks"]) == (True, [1])
+    assert (found["state"], found["ranks"]) == ("holds", [1])
     closest = found["closest"]
     assert (closest["rank"], closest["trajectory"]) == (1, "adam")
     assert closest["mean_nats"] == sign * 3
@@ -156,7 +164,24 @@ def test_ranks_hold_along_every_trajectory_after_holm(below: bool) -> None:
 def test_no_rank_holds_that_is_beyond_zero_only_without_correction() -> None:
     table = gradients([("gain", "adam", rank, "all", 1.0, 0.03) for rank in (1, 5)])
     found = conclusion.along_every_trajectory(table, "gain", below=False)
-    assert (found["holds"], found["ranks"]) == (False, [])
+    assert (found["state"], found["ranks"]) == ("not shown", [])
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize(("p_value", "refuted"), [(0.025, True), (0.0251, False)])
+def test_it_is_refuted_where_every_rank_fails_along_one_trajectory(
+    p_value: float, refuted: bool, below: bool
+) -> None:
+    rows = [
+        ("adam", 1, -1.0, p_value),  # times 2, the trajectories
+        ("rank_20", 1, 1.0, 1e-9),
+        ("adam", 5, 1.0, 1e-9),
+        ("rank_20", 5, -1.0, 0.001),
+    ]
+    sign = -1 if below else 1
+    table = gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
+    found = conclusion.along_every_trajectory(table, "gain", below)
+    assert (found["state"], found["ranks"]) == ("refuted" if refuted else "not shown", [])
 
 
 @pytest.mark.parametrize(("p_value", "holds"), [(0.025, True), (0.0251, False)])
@@ -164,7 +189,8 @@ def test_a_rank_holds_up_to_the_level_and_not_beyond(p_value: float, holds: bool
     table = gradients(
         [("gain", "adam", 1, "all", 1.0, p_value), ("gain", "adam", 5, "all", 1.0, 0.5)]
     )
-    assert conclusion.along_every_trajectory(table, "gain", below=False)["holds"] == holds
+    found = conclusion.along_every_trajectory(table, "gain", below=False)
+    assert found["state"] == ("holds" if holds else "not shown")
 
 
 def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
@@ -177,7 +203,7 @@ def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
         ]
     )
     found = conclusion.along_every_trajectory(table, "gain", below=False)
-    assert (found["holds"], found["ranks"]) == (False, [])
+    assert (found["state"], found["ranks"]) == ("not shown", [])
     assert found["closest"] == {
         "rank": 5,
         "trajectory": "rank_20",
@@ -197,14 +223,16 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(broken: tuple
         looked = gradients(
             [
                 ("cosine_fresh", arm, 1, "all", 0.1 if cosine else -0.1, 0.001),
+                ("cosine_train", arm, 1, "all", 0.2, 0.001),
                 ("step_loss", arm, 1, "all", -0.1 if step else 0.1, 0.001),
+                ("step_cosine", arm, 1, "all", 0.3, 0.001),
             ]
         )
         looked.to_csv(f"metrics/studies/gradients/{arm}.csv", index=False)
     Path("params.yaml").write_text("studies: {gradients: {trajectories: [adam, rank_20]}}")
     for study in ("controls", "elsewhere", "approximate"):
         write_study(study, [(study, 1.0, "worse")])
-    lower = {"last_loss_nats": 0.25, "best_loss_nats": 0.75}
+    lower = {"last_loss_nats": 0.25, "best_loss_nats": 0.75, "last_accuracy_share": 0.5}
     shares = {f"{name}_lrg_adam_lower_share": share for name, share in lower.items()}
     published = {"published_2000_training_samples": shares | {"samplers": 16}}
     Path("metrics/studies/published.json").write_text(json.dumps(published))
@@ -213,7 +241,8 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(broken: tuple
 
     found = json.loads(Path("metrics/conclusion.json").read_text())
     assert found["first_broken_link"] == (LINKS[broken[0]] if broken else None)
-    assert [link["holds"] for link in found["links"].values()] == [noise, cosine, step, pays]
+    states = [link["state"] for link in found["links"].values()]
+    assert states == ["holds" if kept else "refuted" for kept in (noise, cosine, step, pays)]
     assert tuple(found["links"]) == LINKS
     assert found["controls"] == {"controls against adam": "worse"}
     assert found["published_protocol"] == {"published_2000_training_samples": shares}

@@ -9,6 +9,7 @@ import torch
 from experiment import gradients
 from experiment.data import Dataset, Split
 from experiment.gradients import Look, flat_gradient
+from experiment.randomness import stream
 from experiment.training import Setting
 
 SETTING = Setting("adam", {"lr": 0.01}, (3,), 1, 8, "cpu", 0, "test")
@@ -63,6 +64,42 @@ def test_retention_is_a_ratio_of_sums_over_batches() -> None:
     )
     found = gradients._retention(products)["retention_train"]
     assert found.item() == pytest.approx(1 - (4 / 9) ** 0.5)
+
+
+def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> None:
+    rng = np.random.default_rng(2)
+    flat, population = (torch.from_numpy(rng.standard_normal((1, 30))).float() for _ in range(2))
+    task = Look(SETTING, 0, 1, (1,), (2,), 1)
+    order = stream(SETTING.seed, "studies, permuted").permutation(30)
+    matrix = np.pad(flat[0].double().numpy()[order], (0, 6)).reshape(6, 6)
+    u, s, vh = np.linalg.svd(matrix)
+    put_back = np.empty(30)
+    put_back[order] = ((u[:, :2] * s[:2]) @ vh[:2]).ravel()[:30]
+
+    kept, energy = gradients.approximations(flat, (2,))
+    found = gradients._cosines(flat, kept, energy, population, population, task)
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    target = population[0].double().numpy()
+    raw = cosine(flat[0].double().numpy(), target)
+    assert found["raw_cosine_fresh"].item() == pytest.approx(raw, abs=1e-6)
+    assert found["cosine_permuted"].item() == pytest.approx(
+        cosine(put_back, target) - raw, abs=1e-5
+    )
+    share = (s[:2] ** 2).sum() / (s**2).sum()
+    assert found["energy_permuted"].item() == pytest.approx(share, abs=1e-5)
+
+
+def test_quiet_coordinates_are_those_of_inputs_that_are_zero() -> None:
+    """The first layer's weights of four inputs that are never on, 12 of 133 coordinates."""
+    whole = dataset()
+    whole.train.x[:, :4] = 0
+    found = gradients.look(whole, Look(SETTING, 0, 2, (1,), RANKS, 2))
+    weights = sum(int(np.prod(shape)) for shape in SETTING.network.shapes.values())
+    assert (found["quiet"] >= 4 * 3 / weights - 1e-12).all()
+    assert (found["quiet"] < 1).all()
 
 
 def test_look_has_an_entry_for_each_batch_and_one_of_retention() -> None:

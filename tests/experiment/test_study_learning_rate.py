@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies import learning_rate
-from studies.learning_rate import at_equal_train_loss, width
+from studies.learning_rate import at_equal_train_loss, good_range
 
 Curves = dict[str, np.ndarray]
 
@@ -25,6 +25,11 @@ FINE = (LOGS[-1] - LOGS[0]) / 2000
 def vee(best: float, left: float, right: float) -> np.ndarray:
     distance = LOGS - best
     return 1 + np.where(distance < 0, -left, right) * distance
+
+
+def width(lr: np.ndarray, loss: np.ndarray) -> float:
+    low, high = good_range(lr, loss)
+    return np.log10(high / low)
 
 
 def assert_width(loss: np.ndarray, expected: float, logs: np.ndarray = LOGS) -> None:
@@ -235,7 +240,10 @@ def test_summary_of_adam_itself_has_its_optimum_alone() -> None:
         "best_lr",
         "best_lr_on_boundary",
         "validation_loss_nats",
+        "good_lr_low",
+        "good_lr_high",
         "width_decades",
+        "width_ends_with_grid",
     ]
 
 

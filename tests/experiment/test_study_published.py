@@ -47,29 +47,40 @@ def test_only_offline_data_is_generated_and_all_of_it_trained_on(params: Params)
     assert (offline.offline_samples, offline.training_samples) == (2000, (1600,))
 
 
-def test_a_sampler_ends_with_its_last_and_its_best_epoch() -> None:
+@pytest.mark.parametrize(
+    ("hyperparameters", "infix", "lr", "rank"),
+    [
+        ("searched", "", {"adam": [0.1, 0.2], "lrg_adam": [0.3, 0.4]}, [7, 9]),
+        ("reported", "_reported", {"adam": [0.0059] * 2, "lrg_adam": [0.0064] * 2}, [20, 20]),
+    ],
+)
+def test_a_sampler_ends_with_its_last_and_its_best_epoch(
+    hyperparameters: str, infix: str, lr: dict[str, list[float]], rank: list[int]
+) -> None:
     curves = np.array([[3.0, 1.0, 2.0], [3.0, 2.0, 1.5]])
     table = published.samplers(
         {
             "adam_lr": np.array([0.1, 0.2]),
             "lrg_adam_lr": np.array([0.3, 0.4]),
             "lrg_adam_rank": np.array([7.0, 9.0]),
-            "adam_loss_24": curves,
-            "lrg_adam_loss_24": curves + 10,
-            "adam_loss_40": curves + 50,
-            "adam_accuracy_24": np.array([0.5, 0.6]),
-            "lrg_adam_accuracy_24": np.array([0.7, 0.8]),
+            f"adam{infix}_loss_24": curves,
+            f"lrg_adam{infix}_loss_24": curves + 10,
+            f"adam{infix}_loss_40": curves + 50,
+            f"adam{infix}_accuracy_24": np.array([0.5, 0.6]),
+            f"lrg_adam{infix}_accuracy_24": np.array([0.7, 0.8]),
         },
         "published",
         24,
+        hyperparameters,
     )
     assert table.to_dict("list") == {
         "data": ["published"] * 2,
         "training_samples": [24, 24],
+        "hyperparameters": [hyperparameters] * 2,
         "sampler": [0, 1],
-        "adam_lr": [0.1, 0.2],
-        "lrg_adam_lr": [0.3, 0.4],
-        "lrg_adam_rank": [7, 9],
+        "adam_lr": lr["adam"],
+        "lrg_adam_lr": lr["lrg_adam"],
+        "lrg_adam_rank": rank,
         "adam_last_loss_nats": [2.0, 1.5],
         "adam_best_loss_nats": [1.0, 1.5],
         "adam_last_accuracy_share": [0.5, 0.6],
@@ -79,7 +90,9 @@ def test_a_sampler_ends_with_its_last_and_its_best_epoch() -> None:
     }
 
 
-def table(samplers: int, data_set: str, training_samples: int) -> pd.DataFrame:
+def table(
+    samplers: int, data_set: str, training_samples: int, hyperparameters: str = "searched"
+) -> pd.DataFrame:
     rng = np.random.default_rng(training_samples)
     columns = {
         "adam_lr": np.geomspace(1e-3, 1e-1, samplers),
@@ -90,19 +103,31 @@ def table(samplers: int, data_set: str, training_samples: int) -> pd.DataFrame:
         for optimizer in ("adam", "lrg_adam")
         for outcome in published.OUTCOMES
     }
-    return pd.DataFrame({"data": data_set, "training_samples": training_samples, **columns})
+    described = {"data": data_set, "training_samples": training_samples}
+    return pd.DataFrame(described | {"hyperparameters": hyperparameters} | columns)
 
 
 def test_summary_of_each_data_set_is_that_of_independent_references() -> None:
-    parts = [table(21, "published", 24), table(12, "published", 40), table(9, "offline", 24)]
+    parts = [
+        table(21, "published", 24),
+        table(12, "published", 40),
+        table(9, "offline", 24),
+        table(9, "offline", 24, "reported"),
+    ]
     found = published.summary(pd.concat(parts, ignore_index=True), highest_rank=20)
-    names = ["published_24", "published_40", "offline_24"]
-    assert found.keys() == {f"{name}_training_samples" for name in names}
-    for name, part in zip(names, parts, strict=True):
-        row = found[f"{name}_training_samples"]
+    assert list(found) == [
+        "published_24_training_samples_searched",
+        "published_40_training_samples_searched",
+        "offline_24_training_samples_searched",
+        "offline_24_training_samples_reported",
+    ]
+    for (name, row), part in zip(found.items(), parts, strict=True):
         assert row["samplers"] == len(part)
-        assert row["highest_rank_share"] == sum(part["lrg_adam_rank"] == 20) / len(part)
-        assert row["adam_lr_median"] == pytest.approx(part["adam_lr"].median())
+        if name.endswith("reported"):
+            assert not any("_lr_" in key or "rank" in key for key in row)
+        else:
+            assert row["highest_rank_share"] == sum(part["lrg_adam_rank"] == 20) / len(part)
+            assert row["adam_lr_median"] == pytest.approx(part["adam_lr"].median())
         for outcome in published.OUTCOMES:
             treatment, baseline = part[f"lrg_adam_{outcome}"], part[f"adam_{outcome}"]
             test = stats.ttest_rel(treatment, baseline)
@@ -127,8 +152,9 @@ def test_shares_count_what_is_reported_and_quantiles_leave_a_twentieth_at_each_e
     given["adam_lr"] = 0.0059
     given["lrg_adam_lr"] = math.nextafter(0.0064, 1)
     given["adam_last_loss_nats"] = given["lrg_adam_last_loss_nats"]
-    row = published.summary(given, highest_rank=30)["published_24_training_samples"]
-    assert [row[f"lrg_adam_rank_{q}"] for q in ("5_percent", "median", "95_percent")] == [
+    row = published.summary(given, highest_rank=30)["published_24_training_samples_searched"]
+    names = ("5th_percentile", "median", "95th_percentile")
+    assert [row[f"lrg_adam_rank_{name}"] for name in names] == [
         11,
         20,
         29,

@@ -184,12 +184,12 @@ def test_a_study_without_arms_is_refused() -> None:
 def test_a_rank_that_keeps_the_whole_gradient_has_to_be_adam(rank: int, refused: bool) -> None:
     write("adam", drawn("adam"))
     write("rank_20", drawn("adam"))
-    rank_sweep.check_full_rank({"rank_20": rank})
+    rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
     changed = drawn("adam")
     changed.loc[3, "train_loss_nats"] += 1e-9
     write("rank_20", changed)
     if refused:
         with pytest.raises(RuntimeError, match="rank_20"):
-            rank_sweep.check_full_rank({"rank_20": rank})
+            rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
     else:
-        rank_sweep.check_full_rank({"rank_20": rank})
+        rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
