@@ -76,11 +76,16 @@ def tuning() -> Figure:
     by_lr.set(
         xscale="log",
         xlabel="learning rate",
-        ylabel="validation loss of a trial (cross-entropy, nats)",
+        ylabel="validation loss of a trial (nats)",
         title="Every trial by its learning rate",
     )
     by_lr.legend()
-    by_rank.set(xscale="log", xlabel="rank", title="LRG-Adam's trials by their rank")
+    by_rank.set(
+        xscale="log",
+        xlabel="rank",
+        ylabel="validation loss of a trial (nats)",
+        title="LRG-Adam's trials by their rank",
+    )
     plain_ticks(by_rank.xaxis)
     return figure
 

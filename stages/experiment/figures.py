@@ -39,8 +39,9 @@ SERIES = [
 ]
 
 
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels side by side."""
+def panels(count: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, row by row."""
+    columns = -(-count // rows)
     plt.rcdefaults()
     plt.rcParams.update(
         {
@@ -54,9 +55,13 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
         }
     )
     figure, axes = plt.subplots(
-        1, count, figsize=(1.6 + 4.8 * count, 4.4), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(1.6 + 4.0 * columns, 4.0 * rows),
+        squeeze=False,
+        layout="constrained",
     )
-    return figure, list(axes[0])
+    return figure, list(axes.flat)
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -15,7 +15,6 @@ from experiment.params import Params, read_params
 from studies.tables import MEASURES, comparisons, of_measure
 
 READS = ("seed", "compare.margin", "studies.arms")
-DRAWN = ("test_loss_nats", "test_accuracy_share", "best_validation_loss_nats")
 
 
 def draw(params: Params, table: pd.DataFrame) -> Figure:
@@ -23,22 +22,22 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
     arms = list(dict.fromkeys(table["arm"]))
     several = table.groupby("arm")["against"].nunique().max() > 1
     series = list(dict.fromkeys(table["against"])) if several else [None]
-    figure, all_axes = panels(len(DRAWN))
-    figure.set_size_inches(12.5, 1.9 + 0.5 * len(arms))
-    for axes, measure in zip(all_axes, DRAWN, strict=True):
+    figure, all_axes = panels(len(MEASURES), rows=2)
+    figure.set_size_inches(11, 3 + 1.1 * len(arms))
+    for place, (axes, measure) in enumerate(zip(all_axes, MEASURES, strict=True)):
         for i, base in enumerate(series):
             rows = of_measure(table, measure, base)
-            place = len(arms) - 1 - np.array([arms.index(arm) for arm in rows["arm"]])
+            position = len(arms) - 1 - np.array([arms.index(arm) for arm in rows["arm"]])
             offset = 0.15 * (len(series) - 1) - 0.3 * i
             label = None if base is None else f"against {params.studies.arms[base].label}"
-            differences(axes, rows, place + offset, **SERIES[i] | {"label": label})
+            differences(axes, rows, position + offset, **SERIES[i] | {"label": label})
             # Each row's own margin, as that is a share of what the row is compared with.
             half = 0.15 if several else 0.5
-            for y, margin in zip(place + offset, rows["margin"], strict=True):
+            for y, margin in zip(position + offset, rows["margin"], strict=True):
                 band = axes.fill_betweenx(
                     [y - half, y + half], -margin, margin, color="0.9", linewidth=0, zorder=0
                 )
-        band.set_label("too small to matter")
+        band.set_label(f"within {params.compare.margin:.0%} of the mean compared with")
         axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
         described = MEASURES[measure]
         better = "left" if described.lower_is_better else "right"
@@ -48,7 +47,7 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
             ylim=(-0.6, len(arms) - 0.4),
         )
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        labels = _row_labels(params, table, several) if axes is all_axes[0] else []
+        labels = _row_labels(params, table, several) if place % 2 == 0 else []
         axes.set_yticks(range(len(arms)), labels)
         axes.grid(axis="y", visible=False)
     handles, names = all_axes[0].get_legend_handles_labels()
@@ -61,10 +60,10 @@ def _row_labels(params: Params, table: pd.DataFrame, several: bool) -> list[str]
     own = not several and table["against"].nunique() > 1
     found = []
     for row in table.drop_duplicates("arm").itertuples():
-        lr = f"lr {row.lr:g}"
+        lr = f"learning rate {row.lr:g}"
         if own:
             baseline = params.studies.arms[row.against].label
-            lr += f", against {baseline}, lr {row.lr_against:g}"
+            lr += f"\nagainst {baseline}, {row.lr_against:g}"
         found.append(f"{row.label}\n{lr}")
     return found[::-1]
 

@@ -144,33 +144,37 @@ def draw(arms: dict[str, str]) -> Figure:
     figure, (by_lr, train, trade) = panels(3)
     for (arm, label), style in zip(arms.items(), SERIES, strict=False):
         found = grid(arm)
+        mean = found["validation_loss_nats"].mean(axis=0)
+        best = selection.best(mean)
         for axes, measure in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
             interval = mean_interval(found[measure])
             line_with_band(axes, found["lr"], interval, label=label, **style)
-        trade.plot(
-            found["train_loss_nats"].mean(axis=0),
-            found["validation_loss_nats"].mean(axis=0),
-            markersize=4,
-            label=label,
-            **style,
-        )
+        train_loss = found["train_loss_nats"].mean(axis=0)
+        trade.plot(train_loss, mean, markersize=4, label=label, **style)
+        star = {"color": style["color"], "marker": "*", "markersize": 15, "markeredgecolor": "w"}
+        for axes, x, y in (
+            (by_lr, found["lr"], mean),
+            (train, found["lr"], train_loss),
+            (trade, train_loss, mean),
+        ):
+            axes.plot(x[best], y[best], zorder=4, **star)
     replicates = len(found["train_loss_nats"])
     by_lr.set(
         xscale="log",
         xlabel="learning rate",
         ylabel="validation loss, last epoch (nats)",
-        title=f"Validation loss over the learning rate\nmean of {replicates} replicates, 95 %",
+        title=f"Validation loss by learning rate\n{replicates} replicates, 95 % interval",
     )
     train.set(
         xscale="log",
         xlabel="learning rate",
         ylabel="train loss, last epoch (nats)",
-        title=f"Train loss over the learning rate\nmean of {replicates} replicates, 95 %",
+        title="Train loss by learning rate\nstars: the learning rate chosen",
     )
     trade.set(
         xlabel="train loss, last epoch (nats)",
         ylabel="validation loss, last epoch (nats)",
-        title="One against the other\na point a learning rate, the lowest at the right",
+        title="Validation loss by train loss\na point a learning rate, the lowest at the right",
     )
     lowest = min(np.nanmin(grid(arm)["validation_loss_nats"].mean(axis=0)) for arm in arms)
     for axes in (by_lr, trade):

@@ -19,9 +19,10 @@ READS = ("studies.arms", "studies.gradients")
 
 
 def draw(params: Params, rows: pd.DataFrame) -> Figure:
-    """Energy against its nulls, the cosines, the loss after a step, and the leak, by rank."""
+    """Energy against its nulls, the signal in it, the cosines, and what Adam makes of it."""
     given, arms = params.studies.gradients, params.studies.arms
-    figure, (energy, cosines, steps, leak) = panels(4)
+    figure, every = panels(6, rows=2)
+    energy, signal, cosines, direction, steps, leak = every
 
     def add(axes: Axes, arm: str, quantity: str, label: str, style: Mapping[str, object]) -> None:
         chosen = rows[
@@ -33,29 +34,39 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
     for i, arm in enumerate(given.trajectories):
         along = f"along {arms[arm].label}"
         add(energy, arm, "energy", f"gradients {along}", SERIES[i])
-        add(cosines, arm, "cosine_fresh", f"to fresh samples, {along}", SERIES[i])
+        add(signal, arm, "retention_fresh", along, SERIES[i])
+        add(cosines, arm, "cosine_fresh", along, SERIES[i])
+        add(direction, arm, "step_cosine", along, SERIES[i])
         add(steps, arm, "step_loss", along, SERIES[i])
         add(leak, arm, "step_leak", f"truncated, {along}", SERIES[i])
     first = given.trajectories[0]
     null = rows.drop_duplicates("rank").set_index("rank")["energy_of_pure_noise_share"]
     add(energy, first, "energy_permuted", "their entries permuted", SERIES[2])
     energy.plot(null.index, null, label="pure noise", **SERIES[6], markersize=4)
-    add(cosines, first, "cosine_train", f"to all samples, along {arms[first].label}", SERIES[2])
-    add(leak, first, "step_leak_adam", f"Adam, along {arms[first].label}", SERIES[2])
-    for axes in (cosines, steps):
+    add(cosines, first, "cosine_permuted", "entries permuted", SERIES[2])
+    add(leak, first, "step_leak_adam", "Adam's own", SERIES[2])
+    for axes in (signal, cosines, direction, steps):
         axes.axhline(0, color="0.4", linewidth=0.8)
-    for axes in (energy, cosines, steps, leak):
+    for axes in every:
         axes.set(xscale="log", xlabel="rank kept of the gradient matrix")
         axes.set_xticks(given.ranks, [str(rank) for rank in given.ranks])
         axes.minorticks_off()
-    energy.set(ylabel="share of the squared norm", title="Captured energy", ylim=(0, 1.02))
+    energy.set(ylabel="share of the squared norm", title="Captured energy E", ylim=(0, 1.02))
+    signal.set(
+        ylabel="share R of the signal minus √E",
+        title="Is signal kept better than noise?\n(above 0: yes)",
+    )
     cosines.set(
-        ylabel="cosine of the truncated minus the raw gradient",
-        title="Is the truncated gradient cleaner?\n(above 0: yes)",
+        ylabel="change in cosine by truncation, scale\nlinear up to 0.01, then logarithmic",
+        title="Cosine to the gradient of fresh samples\n(above 0: cleaner)",
+    )
+    direction.set(
+        ylabel="change in cosine by truncation",
+        title="Cosine of the update to that gradient\n(above 0: truncation helps)",
     )
     steps.set(
-        ylabel="loss after a truncated step minus Adam's (nats)",
-        title="One step of equal length, fresh samples\n(below 0: truncation helps)",
+        ylabel="loss after a step minus Adam's (nats)",
+        title="A step as long as Adam's, fresh samples\n(below 0: truncation helps)",
     )
     leak.set(
         ylabel="share of the update's squared norm",
@@ -67,7 +78,7 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
     cosines.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     cosines.set_ylim(top=0.01)
     leak.set_ylim(0, 1.5 * leak.get_ylim()[1])
-    for axes in (energy, cosines, steps, leak):
+    for axes in every:
         axes.legend(fontsize=8)
     return figure
 

@@ -129,7 +129,7 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
 
 def draw(table: pd.DataFrame) -> Figure:
     """What the searches found, and the differences in loss, with the published result."""
-    figure, (rates, ranks, last, best) = panels(4)
+    figure, (rates, ranks, last, best) = panels(4, rows=2)
     searches = table[(table["data"] == "published") & (table["hyperparameters"] == "searched")]
     searches = searches.drop_duplicates("sampler")
     for optimizer, style in STYLES.items():

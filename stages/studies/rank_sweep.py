@@ -15,7 +15,6 @@ from studies import BASELINE
 from studies.tables import MEASURES, comparisons, of_measure, outcomes, tuned
 
 READS = ("seed", "compare.margin", "studies.arms")
-DRAWN = ("test_loss_nats", "test_accuracy_share", "best_validation_loss_nats")
 
 
 def check_full_rank(ranks: dict[str, int], sides: dict[str, int]) -> None:
@@ -25,14 +24,16 @@ def check_full_rank(ranks: dict[str, int], sides: dict[str, int]) -> None:
             raise RuntimeError(f"{name} keeps the whole gradient and yet differs from Adam")
 
 
-def draw(ranks: dict[str, int], table: pd.DataFrame) -> Figure:
+def draw(ranks: dict[str, int], table: pd.DataFrame, margin: float) -> Figure:
     """A panel a measure: mean and 95 % interval over the replicates."""
-    figure, all_axes = panels(len(DRAWN))
+    figure, all_axes = panels(len(MEASURES), rows=2)
+    equivalent = f"equivalent to Adam within {margin:.0%}"
     adam = outcomes(BASELINE)
-    for axes, measure in zip(all_axes, DRAWN, strict=True):
+    for axes, measure in zip(all_axes, MEASURES, strict=True):
         band = mean_interval(adam[measure])
-        axes.axhspan(band.low, band.high, color=STYLES["adam"]["color"], alpha=0.15, linewidth=0)
-        axes.axhline(band.mean, color=STYLES["adam"]["color"], label="Adam")
+        blue = STYLES["adam"]["color"]
+        axes.axhspan(band.low, band.high, color=blue, alpha=0.15, linewidth=0)
+        axes.axhline(band.mean, color=blue, label="Adam")
         found = [mean_interval(outcomes(name)[measure]) for name in ranks]
         interval = MeanInterval(*(list(part) for part in zip(*found, strict=True)))
         style = {"label": "LRG-Adam", **SERIES[1]}
@@ -47,7 +48,7 @@ def draw(ranks: dict[str, int], table: pd.DataFrame) -> Figure:
                     markersize=11,
                     color="black",
                     markerfacecolor="none",
-                    label=None if axes.get_legend_handles_labels()[1][2:] else "equivalent",
+                    label=None if axes.get_legend_handles_labels()[1][2:] else equivalent,
                 )
         described = MEASURES[measure]
         axes.set(
@@ -77,4 +78,6 @@ def main() -> None:
     table.insert(1, "rank", [ranks[name] for name in table["arm"]])
     table.insert(2, "matrix_side", [sides[name] for name in table["arm"]])
     files.write_csv(Path("metrics/studies/rank_sweep.csv"), table)
-    files.write_figure(Path("plots/studies/rank_sweep.png"), draw(ranks, table))
+    files.write_figure(
+        Path("plots/studies/rank_sweep.png"), draw(ranks, table, params.compare.margin)
+    )
