@@ -6,6 +6,7 @@ of all training samples and gpop that of many fresh ones, which stands for the p
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiment.arithmetic import sqrt
+from experiment.data import Split
 from experiment.filtered_adam import projected, spectrum
 from experiment.network import Network, Weights, sample_losses
 from experiment.randomness import stream
-from experiment.training import Setting, train
+from experiment.training import Setting, evaluate, tensors, train
 from lrg_adam.flatten import from_square, to_square
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 # Adam's defaults, for updates that are computed beside the trajectory's own.
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-# Samples whose gradient is computed at once, and fresh samples that a step is judged by.
+# Samples whose gradient is computed at once; fresh samples that a step is judged by.
 CHUNK = 2_000
 JUDGES = 4_000
 # Batches in each place for which a step is taken; the rest serve the cosines alone.
@@ -125,7 +127,7 @@ def look(data: Dataset, task: Look) -> Result:
     """Measure gradients and updates after each of the task's epochs.
 
     Args:
-        data: its `train` is trained on; its `validation` holds the fresh samples.
+        data: its `train` is trained on; its `validation` holds fresh samples.
         task: what to look at.
 
     Returns:
@@ -139,21 +141,24 @@ def look(data: Dataset, task: Look) -> Result:
         of g another order while it is truncated. `leak`: share of the approximation's energy where
         the gradient is exactly zero. `quiet`: share of coordinates whose gradient was exactly zero
         at every step of the last epoch.
-        After Adam's moments: `step_cosine`, the gain in cos(update, gpop); `step_loss`, the loss on
-        fresh samples after an update as long as Adam's, minus that after Adam's, in nats;
-        `step_leak` and `step_leak_adam`, shares of the update's energy in those quiet coordinates.
+        After Adam's moments: `step_cosine`, the gain in cos(update, gpop); `step_loss_fresh` and
+        `step_loss_train`, the loss on fresh or on all training samples after an update as long as
+        Adam's, minus that after Adam's, in nats; `step_leak` and `step_leak_adam`, shares of the
+        update's energy in those quiet coordinates.
 
     """
     found: dict[str, list[Tensor]] = defaultdict(list)
     moments = Moments(task.ranks)
     replicates = range(task.first, task.first + task.size)
+    orders = _orders(task)
     for epoch, weights in enumerate(train(task.setting, data.train, replicates, moments.step)):
         if epoch in task.epochs:
             place: dict[str, list[Tensor]] = defaultdict(list)
             products = torch.zeros((), dtype=torch.float64)
             for number, (flat, bar, population) in enumerate(_batches(data, task, epoch, weights)):
                 filtered, energy = approximations(flat, task.ranks)
-                for name, value in _cosines(flat, filtered, energy, bar, population, task).items():
+                cosines = _cosines(flat, filtered, energy, bar, population, task.ranks, orders)
+                for name, value in cosines.items():
                     place[name].append(value)
                 products = products + _products(flat, filtered, bar, population)
                 if number < STEPS:
@@ -168,7 +173,17 @@ def look(data: Dataset, task: Look) -> Result:
             for name, values in place.items():
                 found[name].append(torch.stack(values, dim=1))
         moments.listen()
-    return {name: torch.stack(values, dim=1).double() for name, values in found.items()}
+    return {name: torch.stack(values, dim=1).double().cpu() for name, values in found.items()}
+
+
+def _orders(task: Look) -> Tensor:
+    """A permutation of the coordinates for each replicate, (R, P)."""
+    coordinates = sum(map(math.prod, task.setting.network.shapes.values()))
+    drawn = [
+        stream(task.setting.seed, "studies, permuted", replicate).permutation(coordinates)
+        for replicate in range(task.first, task.first + task.size)
+    ]
+    return torch.from_numpy(np.stack(drawn)).to(task.setting.device)
 
 
 def _batches(
@@ -178,10 +193,10 @@ def _batches(
 
     Every replicate draws its own, so that replicates are independent.
     """
-    network = task.setting.network
-    x, y = map(torch.from_numpy, data.train)
+    network, device = task.setting.network, task.setting.device
+    x, y = tensors(data.train, device)
     bar = flat_gradient(network, weights, x, y)
-    population = flat_gradient(network, weights, *map(torch.from_numpy, data.validation))
+    population = flat_gradient(network, weights, *tensors(data.validation, device))
     for number in range(task.batches):
         drawn = [
             stream(task.setting.seed, "studies, gradients", replicate, epoch, number).choice(
@@ -189,19 +204,22 @@ def _batches(
             )
             for replicate in range(task.first, task.first + task.size)
         ]
-        batch = torch.from_numpy(np.stack(drawn))
+        batch = torch.from_numpy(np.stack(drawn)).to(device)
         yield flat_gradient(network, weights, x[batch], y[batch]), bar, population
 
 
 def _cosines(
-    flat: Tensor, filtered: Tensor, energy: Tensor, bar: Tensor, population: Tensor, task: Look
+    flat: Tensor,
+    filtered: Tensor,
+    energy: Tensor,
+    bar: Tensor,
+    population: Tensor,
+    ranks: Sequence[int],
+    orders: Tensor,
 ) -> dict[str, Tensor]:
     """What truncation does to one gradient, (R, K) each."""
-    columns = [rank - 1 for rank in task.ranks]
-    order = torch.from_numpy(
-        stream(task.setting.seed, "studies, permuted").permutation(flat.shape[-1])
-    )
-    permuted, permuted_energy = approximations(flat[:, order], task.ranks)
+    columns = [rank - 1 for rank in ranks]
+    permuted, permuted_energy = approximations(flat.gather(1, orders), ranks)
     result = {
         "energy": energy[:, columns],
         "energy_permuted": permuted_energy[:, columns],
@@ -212,7 +230,7 @@ def _cosines(
         result[f"raw_cosine_{name}"] = before[:, None].expand(-1, len(columns))
         result[f"cosine_{name}"] = (cosine(filtered, target) - before).T
     # The last target was the population's.
-    result["cosine_permuted"] = (cosine(permuted, population[:, order]) - before).T
+    result["cosine_permuted"] = (cosine(permuted, population.gather(1, orders)) - before).T
     return result
 
 
@@ -243,24 +261,27 @@ def _steps(
     quiet: Tensor,
 ) -> dict[str, Tensor]:
     """What becomes of the truncations after Adam's moments, (R, K) each."""
-    network = setting.network
-    x, y = (torch.from_numpy(array[:JUDGES]) for array in data.validation)
+    judges = {
+        "fresh": Split(data.validation.x[:JUDGES], data.validation.y[:JUDGES]),
+        "train": data.train,
+    }
     lr = float(setting.hyperparameters["lr"])
     norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
     steps = updates * (lr * norms[:1] / norms)
-    losses = []
+    losses: dict[str, list[Tensor]] = defaultdict(list)
     for step in steps:
         moved, start = {}, 0
         for name, weight in weights.items():
             size = weight[0].numel()
             moved[name] = weight - step[:, start : start + size].view_as(weight)
             start += size
-        losses.append(sample_losses(network.logits(moved, x), y).double().mean(1))
-    loss = torch.stack(losses)
+        for name, judge in judges.items():
+            losses[name].append(evaluate(setting.network, moved, judge).loss)
+    loss = {name: torch.stack(values) for name, values in losses.items()}
     cosines = cosine(updates, population)
     share = _share(updates, quiet)
     return {
-        "step_loss": (loss[1:] - loss[:1]).T,
+        **{f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()},
         "step_cosine": (cosines[1:] - cosines[:1]).T,
         "step_leak": share[1:].T,
         "step_leak_adam": share[:1].T.expand(-1, len(updates) - 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,9 +41,17 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
+def _ascend(values: list[float]) -> list[float]:
+    # In another order a grid has other ends and neighbours; of two alike one would count twice.
+    if any(low >= high for low, high in pairwise(values)):
+        raise ValueError("not in ascending order")
+    return values
+
+
 # Text that spells a number is taken for the number, as in quotes.
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Real = Annotated[float, BeforeValidator(_refuse_bool)]
+Ascending = AfterValidator(_ascend)
 
 
 def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
@@ -49,6 +59,8 @@ def _whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
 
 
 LearningRate = Annotated[Real, Field(ge=1e-8, le=10)]
+LearningRateGrid = Annotated[list[LearningRate], Field(min_length=1), Ascending]
+LEARNING_RATE_GRID = "an ascending list of numbers from 1e-8 to 10"
 ModelName = Literal["mlp", "logistic", "cnn"]
 
 
@@ -149,9 +161,7 @@ class ArmTraining(_Section):
     model: ModelName | None = Field(default=None, description="mlp, logistic or cnn")
     shuffle: bool = Field(default=False, strict=True, description="true or false")
     noise: Real = Field(default=1, ge=0, le=100, description="a number from 0 to 100")
-    lrs: list[LearningRate] | None = Field(
-        default=None, min_length=1, description="a list of numbers from 1e-8 to 10"
-    )
+    lrs: LearningRateGrid | None = Field(default=None, description=LEARNING_RATE_GRID)
     tuning_replicates: Whole | None = Field(
         default=None, ge=1, le=1_000, description="a whole number from 1 to 1000"
     )
@@ -177,8 +187,12 @@ class ArmTraining(_Section):
 class Arm(_Section):
     """A training that is compared with others over the same replicates."""
 
-    study: str = Field(pattern="^[a-z][a-z0-9_]*$", description="the name of a study")
-    label: str = Field(min_length=1, description="how tables and figures call it")
+    study: Literal["rank_sweep", "controls", "noise_dial", "elsewhere", "approximate"] = Field(
+        description="rank_sweep, controls, noise_dial, elsewhere or approximate"
+    )
+    label: str = Field(
+        pattern="^[^$]+$", description="how tables and figures call it, a text without $"
+    )
     against: list[str] = Field(default=[], description="a list of arms to compare it with")
     train: ArmTraining
 
@@ -187,11 +201,11 @@ class Gradients(_Section):
     """The look at gradients along the trajectories of Adam and LRG-Adam."""
 
     trajectories: list[str] = Field(min_length=1, description="a list of arms")
-    ranks: list[Annotated[Whole, Field(ge=1, le=100_000)]] = Field(
-        min_length=1, description="a list of whole numbers from 1"
+    ranks: Annotated[list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending] = Field(
+        min_length=1, description="an ascending list of whole numbers from 1"
     )
-    epochs: list[Annotated[Whole, Field(ge=1, le=10_000)]] = Field(
-        min_length=1, description="a list of whole numbers from 1"
+    epochs: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending] = Field(
+        min_length=1, description="an ascending list of whole numbers from 1"
     )
     replicates: Whole = _whole(2, 1_000)
     group: Whole = _whole(1, 1_000)
@@ -212,8 +226,11 @@ class Published(_Section):
     batch_size: Whole = _whole(1, PUBLISHED_TRAINING_ROWS)
     lr: LearningRates
     rank: Ranks
-    training_samples: list[Annotated[Whole, Field(ge=1, le=PUBLISHED_TRAINING_ROWS)]] = Field(
-        min_length=1, description=f"a list of whole numbers from 1 to {PUBLISHED_TRAINING_ROWS}"
+    training_samples: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=PUBLISHED_TRAINING_ROWS)]], Ascending
+    ] = Field(
+        min_length=1,
+        description=f"an ascending list of whole numbers from 1 to {PUBLISHED_TRAINING_ROWS}",
     )
     offline_samples: Whole = _whole(10, 100_000)
 
@@ -221,13 +238,39 @@ class Published(_Section):
 class Studies(_Section):
     """The studies beside the main comparison."""
 
-    lrs: list[LearningRate] = Field(min_length=1, description="a list of numbers from 1e-8 to 10")
+    lrs: LearningRateGrid = Field(description=LEARNING_RATE_GRID)
     tuning_replicates: Whole = _whole(1, 1_000)
     replicates: Whole = _whole(2, 10_000)
     group: Whole = _whole(1, 1_000)
     arms: dict[str, Arm] = Field(description="arms by their names")
     gradients: Gradients
     published: Published
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _names(cls, given: object) -> object:
+        # A name is part of stages, paths and dotted keys, and DVC passes over one that is a number.
+        for name in given if isinstance(given, dict) else ():
+            if not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise PydanticCustomError(
+                    "disagree",
+                    f"studies.arms has {name!r}; allowed: names of a-z, 0-9 and _ "
+                    "that begin with a letter",
+                )
+        return given
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        lists = {f"arms.{name}.against": arm.against for name, arm in self.arms.items()}
+        lists["gradients.trajectories"] = self.gradients.trajectories
+        for key, names in lists.items():
+            if unknown := [name for name in names if name not in self.arms]:
+                raise PydanticCustomError(
+                    "disagree",
+                    f"studies.{key} = {names}; allowed: names in studies.arms, "
+                    f"which has no {', '.join(unknown)}",
+                )
+        return self
 
 
 class Params(_Section):
@@ -255,19 +298,26 @@ class Params(_Section):
             "data.validation": (self.data.validation, left, f"data.train leaves {left} rows"),
             "training.batch_size": (self.training.batch_size, self.data.train, "data.train"),
         }
-        side = self.model.matrix_side
-        layers = f", hidden = {self.model.hidden}" if self.model.name == "mlp" else ""
-        why = f"the side of the gradient matrix of model.name = {self.model.name}{layers}"
+        trained = _side(self.model)
         if self.rank is None:
-            limits["tune.rank.high"] = (self.tune.rank.high, side, why)
+            limits["tune.rank.high"] = (self.tune.rank.high, *trained)
         else:
-            limits["rank"] = (self.rank, side, why)
+            limits["rank"] = (self.rank, *trained)
+        # The published experiment trains the mlp, whatever is trained otherwise.
+        published = _side(self.model.model_copy(update={"name": "mlp"}))
+        limits["studies.published.rank.high"] = (self.studies.published.rank.high, *published)
         for key, (value, limit, why) in limits.items():
             if value > limit:
                 raise PydanticCustomError(
                     "disagree", f"{key} = {value}; allowed: at most {limit} ({why})"
                 )
         return self
+
+
+def _side(model: Model) -> tuple[int, str]:
+    """The highest rank of a network's gradient matrix, and why that is the highest."""
+    layers = f" with model.hidden = {model.hidden}" if model.name == "mlp" else ""
+    return model.matrix_side, f"the side of the gradient matrix of the {model.name}{layers}"
 
 
 def read_params(declared: Sequence[str], path: Path = PARAMS_FILE) -> Params:

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 
 from experiment.data import Split, offline
 from experiment.randomness import stream
-from experiment.training import Setting, evaluate, train
+from experiment.training import Scores, Setting, evaluate, train
 
 if TYPE_CHECKING:
     from experiment.data import Dataset
@@ -79,46 +79,50 @@ def repeat(data: Dataset, task: Protocol) -> Result:
             result[f"{optimizer}_{name}"] = torch.tensor(values, dtype=torch.float64)
         reported = {name: [value] * task.size for name, value in REPORTED[optimizer].items()}
         for samples in task.training_samples:
-            result |= _final(data, task, f"{optimizer}_{{}}_{samples}", samples, best)
-            result |= _final(data, task, f"{optimizer}_reported_{{}}_{samples}", samples, reported)
+            for infix, hyperparameters in (("", best), ("_reported", reported)):
+                scores = _final(data, task, optimizer, samples, hyperparameters)
+                name = f"{optimizer}{infix}_{{}}_{samples}"
+                result[name.format("loss")] = torch.stack([score.loss for score in scores], dim=1)
+                result[name.format("accuracy")] = scores[-1].accuracy
     return result
 
 
 def _final(
     data: Dataset,
     task: Protocol,
-    name: str,
+    optimizer: str,
     samples: int,
     hyperparameters: Mapping[str, Sequence[float]],
-) -> Result:
-    """Final trainings on the first samples: their `loss` curves and last `accuracy`, by `name`."""
+) -> list[Scores]:
+    """Scores before training on the first samples, and after every epoch of it."""
     setting = replace(
-        _setting(task, f"published, final {samples}", hyperparameters),
+        _setting(task, f"{optimizer}, final {samples}", hyperparameters),
         epochs=task.epochs,
         batch_size=task.batch_size,
     )
     rows = Split(*(array[:samples] for array in data.train))
-    scores = [
+    return [
         evaluate(setting.network, weights, data.validation)
         for weights in train(setting, rows, task.samplers)
     ]
-    return {
-        name.format("loss"): torch.stack([score.loss for score in scores], dim=1),
-        name.format("accuracy"): scores[-1].accuracy,
-    }
 
 
-def _setting(task: Protocol, purpose: str, best: Mapping[str, Sequence[float]]) -> Setting:
+def _setting(
+    task: Protocol, batches: str, hyperparameters: Mapping[str, Sequence[float]]
+) -> Setting:
+    # As there, all trainings of an experiment begin with the same weights, and none has the batch
+    # order of another.
     return Setting(
         optimizer="per_replicate",
-        hyperparameters={name: tuple(values) for name, values in best.items()},
+        hyperparameters={name: tuple(values) for name, values in hyperparameters.items()},
         model="mlp",
         hidden=task.hidden,
         epochs=task.tune_epochs,
         batch_size=task.tune_batch_size,
         device="cpu",
         seed=task.seed,
-        purpose=purpose,
+        purpose="published",
+        batches=batches,
     )
 
 
@@ -135,7 +139,7 @@ def _search(
     for trial in range(task.trials):
         asked = [study.ask(space) for study in studies]
         proposed = {name: [one.params[name] for one in asked] for name in space}
-        setting = _setting(task, f"published, trial {trial}", proposed)
+        setting = _setting(task, f"{optimizer}, trial {trial}", proposed)
         losses = [
             evaluate(setting.network, weights, rows).loss
             for weights in train(setting, rows, task.samplers)

@@ -49,6 +49,7 @@ class Setting:
     purpose: str  # names the random streams: replicate 0 of two purposes are strangers
     model: str = "mlp"  # a name that `experiment.network.build` knows
     noise: float = 1.0  # factor on what sets a batch's gradient apart from that of all samples
+    batches: str = "batches"  # names the streams of the batch order within the purpose
 
     @classmethod
     def of(
@@ -103,7 +104,7 @@ def train(
 
     """
     network = setting.network
-    x, y = (torch.from_numpy(array).to(setting.device) for array in data)
+    x, y = tensors(data, setting.device)
     weights = {
         name: drawn.to(setting.device).requires_grad_()
         for name, drawn in network.initial_weights(
@@ -111,7 +112,7 @@ def train(
         ).items()
     }
     optimizer = factory(setting.optimizer)(weights.values(), **setting.hyperparameters)
-    orders = [stream(setting.seed, setting.purpose, r, "batches") for r in replicates]
+    orders = [stream(setting.seed, setting.purpose, r, setting.batches) for r in replicates]
     yield weights
     for _ in range(setting.epochs):
         order = torch.from_numpy(np.stack([o.permutation(len(y)) for o in orders]))
@@ -129,11 +130,15 @@ def train(
         yield weights
 
 
+def tensors(data: Split, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Samples (N, 40) and classes (N,) on a device."""
+    return torch.from_numpy(data.x).to(device), torch.from_numpy(data.y).to(device)
+
+
 @torch.no_grad()
 def evaluate(network: Network, weights: Weights, data: Split) -> Scores:
     """Score every replicate on all samples, means over samples."""
-    device = next(iter(weights.values())).device
-    x, y = (torch.from_numpy(array).to(device) for array in data)
+    x, y = tensors(data, next(iter(weights.values())).device)
     logits = network.logits(weights, x)
     return Scores(
         loss=sample_losses(logits, y).double().mean(1).cpu(),

@@ -1,10 +1,10 @@
-"""Tune the learning rate of one arm on the shared grid, then train it for many replicates."""
+"""Tune the learning rate of one arm over its grid, then train it for many replicates."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from inspect import formatannotation, signature
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ from experiment.params import Params, read_params
 from experiment.randomness import stream
 from experiment.training import Group, Setting, train_curves, train_group
 from experiment.work import Result, Work, merged, spans
-from studies import selection
 
 READS = (
     *Setting.READS,
@@ -28,9 +27,6 @@ READS = (
     "studies.replicates",
     "studies.group",
 )
-# Of the annotations of an optimizer's arguments, those that are checked.
-NUMBERS = {"int": int, "float": int | float}
-WORDS = {"int": "a whole number", "float": "a number"}
 
 
 def settings(params: Params, name: str) -> list[Setting]:
@@ -51,7 +47,7 @@ def check(setting: Setting, name: str) -> None:
     """Refuse hyperparameters of the arm `name` that its optimizer does not take, before training.
 
     Raises:
-        UserError: it names the hyperparameter, or all of them where the optimizer refused them.
+        UserError: it names the rank, or all hyperparameters where the optimizer refused them.
 
     """
     given = {key: value for key, value in setting.hyperparameters.items() if key != "lr"}
@@ -64,23 +60,19 @@ def check(setting: Setting, name: str) -> None:
             "(the side of the gradient matrix)"
         )
     create = factory(setting.optimizer)
-    # A filter meets its hyperparameters no sooner than in the first step.
-    for argument, parameter in signature(create).parameters.items():
-        # An annotation is a text in a module that postpones them.
-        kind = formatannotation(parameter.annotation).strip("'")
-        if argument in given and not isinstance(given[argument], NUMBERS.get(kind, object)):
-            raise UserError(f"{key}.{argument} = {given[argument]!r}; allowed: {WORDS[kind]}")
     weights = setting.network.initial_weights(
         [stream(setting.seed, setting.purpose, 0, "weights")]
     ).values()
     for weight in weights:
         weight.requires_grad_()
+        weight.grad = weight.detach().clone()  # any gradient will do
     try:
-        create(weights, **setting.hyperparameters)
-    except (TypeError, ValueError) as error:
+        # Some of what an optimizer is given is not looked at before its first step.
+        create(weights, **setting.hyperparameters).step()
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(
             f"{key} = {given}; allowed: what stages/experiment/optimizers/{setting.optimizer}.py "
-            f"takes ({' '.join(str(error).split())})"
+            f"takes ({shorten(str(error), width=300)})"
         ) from None
 
 
@@ -149,7 +141,7 @@ def main(name: str) -> None:
         losses = [found["validation_loss_nats"][:, -1].mean() for found in curves]
         if not np.isfinite(losses).any():
             raise UserError(f"params.yaml: studies.arms.{name}: every learning rate diverged")
-        best = selection.best(losses)
+        best = int(np.nanargmin(losses))
         chosen = replace(candidates[best], purpose="studies, final")
         replicates = outcomes(
             arrays(work.run(train_group, groups(chosen, final, studies.group)), chosen)

@@ -37,7 +37,7 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
                 band = axes.fill_betweenx(
                     [y - half, y + half], -margin, margin, color="0.9", linewidth=0, zorder=0
                 )
-        band.set_label(f"within {params.compare.margin:.0%} of the mean compared with")
+        band.set_label(f"within {100 * params.compare.margin:g} % of the mean compared with")
         axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
         described = MEASURES[measure]
         better = "left" if described.lower_is_better else "right"

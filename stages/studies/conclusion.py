@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from experiment import files
-from experiment.params import read_params
+from experiment.errors import UserError
+from experiment.params import Params, read_params
 from experiment.statistics import ALPHA, holm
 from studies import BASELINE
-from studies.tables import looks
+from studies.tables import looks, tuned
 
-READS = ("studies.gradients.trajectories",)
+READS = ("studies.arms", "studies.gradients.trajectories")
 PRIMARY = "test_loss_nats"
 # Verdicts that rule out that an arm is better by more than the margin.
 NO_BETTER = ("worse", "equivalent")
@@ -49,27 +50,35 @@ def state(holds: bool, refuted: bool) -> str:
     return "holds" if holds else "refuted" if refuted else "not shown"
 
 
-def noise_hurts() -> Evidence:
-    """Adam without the noise of batches against Adam, each at its best learning rate."""
-    table = against_adam("noise_dial")
-    row = table[table["arm"] == "noise_0"].iloc[0]
+def noise_hurts(params: Params) -> Evidence:
+    """Adam with less noise than batches have against Adam, each at its best learning rate."""
+    table = against_adam("noise_dial").set_index("arm")
+    less = table[[params.studies.arms[arm].train.noise < 1 for arm in table.index]]
+    if less.empty:
+        raise UserError(
+            "params.yaml: studies.arms; allowed: with an arm of the study noise_dial, against "
+            f"{BASELINE}, whose noise is below 1"
+        )
+    verdicts = less["verdict"]
     return {
-        "state": state(row["verdict"] == "better", row["verdict"] in NO_BETTER),
-        "no_noise_minus_adam": difference(row),
+        "state": state((verdicts == "better").any(), verdicts.isin(NO_BETTER).all()),
+        "less_noise_minus_adam": {arm: difference(row) for arm, row in less.iterrows()},
     }
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> Evidence:
     """Whether a quantity of `tables.looks` is beyond zero along every trajectory, at any rank.
 
-    The test is over replicates, each averaged over epochs and batches. A rank has to pass along
-    every trajectory, so its p-value is the largest of theirs (an intersection-union test); the
-    ranks are the family, Holm-corrected. It is refuted where no rank can pass: where each is on the
-    wrong side of zero along one of the trajectories, which are the family then. `closest` is the
-    rank that is nearest to it: with the best mean in the trajectory that is worst for it. Its
-    interval is that of this one mean.
+    The test is over replicates, each averaged over epochs and batches: a mean over epochs that is
+    beyond zero need not be so at each of them, see `mean_by_epoch`. A rank has to pass along every
+    trajectory, so its p-value is the largest of theirs (an intersection-union test); the ranks are
+    the family, Holm-corrected. It is refuted where no rank can pass: where each is on the wrong
+    side of zero along one of the trajectories, which are the family then. `closest` is the rank
+    that is nearest to it: with the best mean in the trajectory that is worst for it. Its interval
+    is that of this one mean.
     """
-    table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
+    every = table[table["quantity"] == quantity]
+    table = every[every["epoch"] == "all"]
     scored = table.assign(score=table["mean"] * (-1 if below else 1))
     worst = scored.loc[scored.groupby("rank")["score"].idxmin()]
     closest = worst.loc[worst["score"].idxmax()]
@@ -80,6 +89,11 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> E
     wrong = p_value.where(scored["score"] < 0, 1).groupby(scored["rank"]).min()
     wrong *= scored["trajectory"].nunique()
     holds = right <= ALPHA
+    by_epoch = every[
+        (every["rank"] == closest["rank"])
+        & (every["trajectory"] == closest["trajectory"])
+        & (every["epoch"] != "all")
+    ]
     return {
         "state": state(holds.any(), (wrong <= ALPHA).all()),
         "ranks": [int(rank) for rank in holds.index[holds]],
@@ -89,6 +103,9 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> E
             f"mean_{closest['unit']}": float(closest["mean"]),
             f"interval_95_{closest['unit']}": [float(closest["low"]), float(closest["high"])],
             "p_value_holm": float(right[closest["rank"]]),
+            f"mean_by_epoch_{closest['unit']}": dict(
+                zip(by_epoch["epoch"], by_epoch["mean"].tolist(), strict=True)
+            ),
         },
     }
 
@@ -97,6 +114,10 @@ def it_pays() -> Evidence:
     """The rank with the lowest test loss short of the full one, against Adam."""
     table = against_adam("rank_sweep", "rank", "matrix_side")
     table = table[table["rank"] < table["matrix_side"]]
+    if table.empty:
+        raise UserError(
+            "params.yaml: studies.arms; allowed: with a rank short of the full one in rank_sweep"
+        )
     best = table.loc[table["difference"].idxmin()]
     better = table.loc[table["verdict"] == "better", "rank"]
     return {
@@ -104,6 +125,17 @@ def it_pays() -> Evidence:
         "ranks": [int(rank) for rank in better],
         "closest": {"rank": int(best["rank"]), **difference(best)},
     }
+
+
+def first_broken_link(chain: dict[str, Evidence]) -> str | None:
+    """The first link that is not shown to hold, at a rank at which those before it hold too."""
+    ranks: set[int] | None = None
+    for name, link in chain.items():
+        if "ranks" in link:
+            ranks = set(link["ranks"]) if ranks is None else ranks & set(link["ranks"])
+        if link["state"] != "holds" or ranks == set():
+            return name
+    return None
 
 
 def ranks_by_verdict() -> dict[str, list[int]]:
@@ -124,26 +156,28 @@ def verdicts(study: str) -> dict[str, str]:
 
 def main() -> None:
     """Write metrics/conclusion.json."""
-    found = looks(read_params(READS).studies.gradients.trajectories)
+    params = read_params(READS)
+    found = looks(params.studies.gradients.trajectories)
     chain = {
-        "noise hurts": noise_hurts(),
+        "noise hurts": noise_hurts(params),
         "the top subspace is cleaner": {
             **along_every_trajectory(found, "cosine_fresh", below=False),
             "with_all_training_samples": along_every_trajectory(found, "cosine_train", below=False),
         },
         "cleaner survives Adam": {
-            **along_every_trajectory(found, "step_loss", below=True),
+            **along_every_trajectory(found, "step_loss_fresh", below=True),
+            "on_training_samples": along_every_trajectory(found, "step_loss_train", below=True),
             "in_cosine": along_every_trajectory(found, "step_cosine", below=False),
         },
         "it pays": it_pays(),
     }
     published = files.read_json(Path("metrics/studies/published.json"))
     content = {
-        "first_broken_link": next(
-            (name for name, link in chain.items() if link["state"] != "holds"), None
-        ),
+        "first_broken_link": first_broken_link(chain),
         "links": chain,
+        "lr_on_boundary": sorted(arm for arm in params.studies.arms if tuned(arm)["on_boundary"]),
         "ranks": ranks_by_verdict(),
+        "noise_dial": verdicts("noise_dial"),
         "controls": verdicts("controls"),
         "elsewhere": verdicts("elsewhere"),
         "approximate": verdicts("approximate"),

@@ -38,7 +38,8 @@ UNITS = {
     "leak": "share",
     "quiet": "share",
     "step_cosine": "cosine",
-    "step_loss": "nats",
+    "step_loss_fresh": "nats",
+    "step_loss_train": "nats",
     "step_leak": "share",
     "step_leak_adam": "share",
 }
@@ -48,11 +49,16 @@ def looks(params: Params, arm: str) -> list[Look]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     given = params.studies.gradients
     described = params.studies.arms[arm].train
-    # All trajectories are looked at with the same samples and batches.
-    if described.noise != 1 or (described.shuffle and not params.data.shuffle):
+    # All trajectories are looked at with the same samples and batches. Other optimizers are no
+    # inputs of this stage: a new one would make all looks run again.
+    if (
+        described.optimizer not in ("adam", "lrg_adam")
+        or described.noise != 1
+        or (described.shuffle and not params.data.shuffle)
+    ):
         raise UserError(
-            f"params.yaml: studies.gradients.trajectories: {arm}; allowed: arms without a noise "
-            "and a shuffle of their own"
+            f"params.yaml: studies.gradients.trajectories: {arm}; allowed: arms of adam or "
+            "lrg_adam without a noise and a shuffle of their own"
         )
     lr = files.read_json(Path(f"metrics/studies/arms/{arm}.json"))["lr"]
     hyperparameters = {"lr": lr, **described.hyperparameters}

@@ -12,24 +12,42 @@ from numpy.typing import NDArray
 from experiment import files
 from experiment.figures import SERIES, line_with_band, panels
 from experiment.params import read_params
-from experiment.statistics import MeanInterval, mean_interval
-from studies import BASELINE, selection
+from experiment.randomness import stream
+from experiment.statistics import ALPHA, RESAMPLES, MeanInterval, mean_interval
+from studies import BASELINE
 
-READS = ("studies.arms",)
+READS = ("seed", "studies.arms")
 DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
 # A learning rate is good enough where the loss is within this share of the lowest.
 TOLERANCE = 0.05
-MEASURES = ("validation_loss_nats", "train_loss_nats", "best_validation_loss_nats")
+LOSSES = ("validation_loss_nats", "train_loss_nats")
 
 
 def grid(arm: str) -> dict[str, NDArray[np.float64]]:
-    """The tuning of an arm: `lr` (L,), and every measure (replicates, L)."""
+    """The tuning of an arm: `lr` (L,), and both losses (replicates, L)."""
     path = Path(f"metrics/studies/tuning/{arm}.csv")
-    table = files.read_csv(path, "lr", "replicate", *MEASURES)
-    wide = table.pivot(index="replicate", columns="lr", values=list(MEASURES))
+    table = files.read_csv(path, "lr", "replicate", *LOSSES)
+    wide = table.pivot(index="replicate", columns="lr", values=list(LOSSES))
     return {"lr": np.array(sorted(set(table["lr"])))} | {
-        measure: wide[measure].to_numpy() for measure in MEASURES
+        loss: wide[loss].to_numpy() for loss in LOSSES
     }
+
+
+def best_range(
+    lr: NDArray[np.float64], loss: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the best learning rate, over the seeds of the tuning.
+
+    Args:
+        lr: the grid, (L,).
+        loss: the losses (replicates, L) whose mean was tuned for.
+        rng: what the resamples come from.
+
+    """
+    drawn = rng.integers(len(loss), size=(RESAMPLES, len(loss)))
+    best = lr[np.nanargmin(loss[drawn].mean(axis=1), axis=1)]
+    low, high = np.quantile(best, [ALPHA / 2, 1 - ALPHA / 2], method="inverted_cdf")
+    return float(low), float(high)
 
 
 def good_range(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float]:
@@ -86,19 +104,23 @@ def _falling(losses: NDArray[np.float64]) -> int:
     return int(rises.argmax()) + 1 if rises.any() else len(losses)
 
 
-def summary(arm: str, label: str) -> dict[str, object]:
+def summary(seed: int, arm: str, label: str) -> dict[str, object]:
     """The optimum of one arm, its width, and how it differs from Adam at equal train loss.
 
     The last over all learning rates that Adam can match; and, `tuned_...`, at the arm's best alone.
     """
     found, adam = grid(arm), grid(BASELINE)
     mean = found["validation_loss_nats"].mean(axis=0)
-    best = selection.best(mean)
+    best = int(np.nanargmin(mean))
     low, high = good_range(found["lr"], mean)
+    rng = stream(seed, "studies, best learning rate", arm)
+    best_low, best_high = best_range(found["lr"], found["validation_loss_nats"], rng)
     row: dict[str, object] = {
         "arm": arm,
         "label": label,
         "best_lr": found["lr"][best],
+        "best_lr_low": best_low,
+        "best_lr_high": best_high,
         "best_lr_on_boundary": best in (0, len(mean) - 1),
         "validation_loss_nats": mean[best],
         "good_lr_low": low,
@@ -111,16 +133,16 @@ def summary(arm: str, label: str) -> dict[str, object]:
     # Arms may have grids and numbers of replicates of their own: the first replicates are shared.
     shared = min(len(found["train_loss_nats"]), len(adam["train_loss_nats"]))
     found, adam = (
-        {"lr": given["lr"]} | {measure: given[measure][:shared] for measure in MEASURES}
+        {"lr": given["lr"]} | {loss: given[loss][:shared] for loss in LOSSES}
         for given in (found, adam)
     )
     # At Adam's own best learning rate: does the filter regularise, or slow down?
-    adams = selection.best(adam["validation_loss_nats"].mean(axis=0))
+    adams = int(np.nanargmin(adam["validation_loss_nats"].mean(axis=0)))
     if adam["lr"][adams] in found["lr"]:
         same = int(np.searchsorted(found["lr"], adam["lr"][adams]))
-        for measure in ("train_loss_nats", "validation_loss_nats"):
-            difference = mean_interval(found[measure][:, same] - adam[measure][:, adams])
-            row |= columns(f"{measure}_minus_adam_at_adams_lr", difference)
+        for loss in LOSSES:
+            difference = mean_interval(found[loss][:, same] - adam[loss][:, adams])
+            row |= columns(f"{loss}_minus_adam_at_adams_lr", difference)
     tuned = {name: values[..., best : best + 1] for name, values in found.items()}
     for prefix, part in (("", found), ("tuned_", tuned)):
         matched = at_equal_train_loss(part, adam)
@@ -145,7 +167,7 @@ def draw(arms: dict[str, str]) -> Figure:
     for (arm, label), style in zip(arms.items(), SERIES, strict=False):
         found = grid(arm)
         mean = found["validation_loss_nats"].mean(axis=0)
-        best = selection.best(mean)
+        best = int(np.nanargmin(mean))
         for axes, measure in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
             interval = mean_interval(found[measure])
             line_with_band(axes, found["lr"], interval, label=label, **style)
@@ -189,7 +211,7 @@ def main() -> None:
     arms = {
         name: arm.label for name, arm in params.studies.arms.items() if arm.study == "rank_sweep"
     }
-    table = pd.DataFrame([summary(name, label) for name, label in arms.items()])
+    table = pd.DataFrame([summary(params.seed, name, label) for name, label in arms.items()])
     files.write_csv(Path("metrics/studies/learning_rate.csv"), table)
     drawn = {name: arms[name] for name in DRAWN if name in arms}
     files.write_figure(Path("plots/studies/learning_rate.png"), draw(drawn))

@@ -37,14 +37,15 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
         add(signal, arm, "retention_fresh", along, SERIES[i])
         add(cosines, arm, "cosine_fresh", along, SERIES[i])
         add(direction, arm, "step_cosine", along, SERIES[i])
-        add(steps, arm, "step_loss", along, SERIES[i])
+        add(steps, arm, "step_loss_fresh", along, SERIES[i])
         add(leak, arm, "step_leak", f"truncated, {along}", SERIES[i])
     first = given.trajectories[0]
     null = rows.drop_duplicates("rank").set_index("rank")["energy_of_pure_noise_share"]
-    add(energy, first, "energy_permuted", "their entries permuted", SERIES[2])
-    energy.plot(null.index, null, label="pure noise", **SERIES[6], markersize=4)
-    add(cosines, first, "cosine_permuted", "entries permuted", SERIES[2])
-    add(leak, first, "step_leak_adam", "Adam's own", SERIES[2])
+    add(energy, first, "energy_permuted", "their entries permuted", SERIES[-2])
+    energy.plot(null.index, null, label="pure noise", **SERIES[-1], markersize=4)
+    add(cosines, first, "cosine_permuted", "entries permuted", SERIES[-2])
+    add(leak, first, "step_leak_adam", "Adam's own", SERIES[-2])
+    add(steps, first, "step_loss_train", f"training samples, along {arms[first].label}", SERIES[-2])
     for axes in (signal, cosines, direction, steps):
         axes.axhline(0, color="0.4", linewidth=0.8)
     for axes in every:
@@ -66,7 +67,7 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
     )
     steps.set(
         ylabel="loss after a step minus Adam's (nats)",
-        title="A step as long as Adam's, fresh samples\n(below 0: truncation helps)",
+        title="A step as long as Adam's\n(below 0: truncation helps)",
     )
     leak.set(
         ylabel="share of the update's squared norm",
@@ -76,7 +77,7 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
     cosines.set_yscale("symlog", linthresh=0.01)
     ticks = [-0.1, -0.03, -0.01, -0.005, 0, 0.005, 0.01]
     cosines.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    cosines.set_ylim(top=0.01)
+    cosines.set_ylim(top=max(0.01, cosines.get_ylim()[1]))
     leak.set_ylim(0, 1.5 * leak.get_ylim()[1])
     for axes in every:
         axes.legend(fontsize=8)

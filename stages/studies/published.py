@@ -13,7 +13,7 @@ from scipy import stats
 from experiment import data, files
 from experiment.data import Dataset, Split
 from experiment.errors import UserError
-from experiment.figures import STYLES, panels
+from experiment.figures import STYLES, panels, plain_ticks
 from experiment.params import Params, read_params
 from experiment.protocol import REPORTED, Protocol, repeat
 from experiment.statistics import mean_interval
@@ -127,7 +127,7 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
     return found
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
     """What the searches found, and the differences in loss, with the published result."""
     figure, (rates, ranks, last, best) = panels(4, rows=2)
     searches = table[(table["data"] == "published") & (table["hyperparameters"] == "searched")]
@@ -153,6 +153,7 @@ def draw(table: pd.DataFrame) -> Figure:
         ylabel="share of samplers at or below it",
         title=f"Learning rates that the protocol finds\nwith {len(searches)} samplers",
     )
+    plain_ticks(rates.xaxis)
     rates.legend(fontsize=8)
     counts = searches["lrg_adam_rank"].value_counts().sort_index()
     ranks.bar(counts.index, counts, color=STYLES["lrg_adam"]["color"], alpha=0.7)
@@ -160,7 +161,7 @@ def draw(table: pd.DataFrame) -> Figure:
     ranks.set(
         xlabel="best rank of a search",
         ylabel="samplers",
-        title="Ranks that the protocol finds\nwhich allows 20 at most",
+        title=f"Ranks that the protocol finds\nwhich allows {highest_rank} at most",
     )
     for axis in (ranks.xaxis, ranks.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
@@ -235,5 +236,6 @@ def main() -> None:
             diverged = sorted(table.loc[~finite, "sampler"].unique().tolist())
             raise UserError(f"studies.published: final trainings diverged, of samplers {diverged}")
         files.write_csv(Path("metrics/studies/published.csv"), table)
-        files.write_json(Path("metrics/studies/published.json"), summary(table, given.rank.high))
-        files.write_figure(Path("plots/studies/published.png"), draw(table))
+        highest = given.rank.high
+        files.write_json(Path("metrics/studies/published.json"), summary(table, highest))
+        files.write_figure(Path("plots/studies/published.png"), draw(table, highest))

@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiment import files
+from experiment.errors import UserError
 from experiment.figures import SERIES, STYLES, line_with_band, panels
-from experiment.params import read_params
+from experiment.params import Arm, read_params
 from experiment.statistics import MeanInterval, mean_interval
 from studies import BASELINE
 from studies.tables import MEASURES, comparisons, of_measure, outcomes, tuned
@@ -17,17 +18,58 @@ from studies.tables import MEASURES, comparisons, of_measure, outcomes, tuned
 READS = ("seed", "compare.margin", "studies.arms")
 
 
+def ranks_of(arms: dict[str, Arm]) -> dict[str, int]:
+    """The rank of every arm of the study but the baseline.
+
+    Raises:
+        UserError: one has no rank or is not compared with the baseline, or the baseline is.
+
+    """
+    found = {}
+    for name, arm in arms.items():
+        if arm.study != "rank_sweep":
+            continue
+        key = f"params.yaml: studies.arms.{name}"
+        if name == BASELINE:
+            if arm.against:
+                raise UserError(
+                    f"{key}.against = {arm.against}; allowed: [], in the study rank_sweep"
+                )
+            continue
+        rank = arm.train.hyperparameters.get("rank")
+        if not isinstance(rank, int):
+            raise UserError(
+                f"{key}.train.hyperparameters.rank = {rank!r}; allowed: a whole number, "
+                "in the study rank_sweep"
+            )
+        if BASELINE not in arm.against:
+            raise UserError(
+                f"{key}.against = {arm.against}; allowed: {BASELINE} among them, "
+                "in the study rank_sweep"
+            )
+        found[name] = rank
+    return found
+
+
 def check_full_rank(ranks: dict[str, int], sides: dict[str, int]) -> None:
-    """Refuse a full rank that is not Adam to the last bit: then something else differs too."""
+    """Refuse a full rank that is not Adam to the last bit: then something else differs too.
+
+    That goes for the same learning rate, and for the replicates that both have.
+    """
+    adam, lr = outcomes(BASELINE), tuned(BASELINE)["lr"]
     for name in ranks:
-        if ranks[name] >= sides[name] and not outcomes(name).equals(outcomes(BASELINE)):
+        if ranks[name] < sides[name] or tuned(name)["lr"] != lr:
+            continue
+        found = outcomes(name)
+        shared = found.index.intersection(adam.index)
+        if not found.loc[shared].equals(adam.loc[shared]):
             raise RuntimeError(f"{name} keeps the whole gradient and yet differs from Adam")
 
 
 def draw(ranks: dict[str, int], table: pd.DataFrame, margin: float) -> Figure:
     """A panel a measure: mean and 95 % interval over the replicates."""
     figure, all_axes = panels(len(MEASURES), rows=2)
-    equivalent = f"equivalent to Adam within {margin:.0%}"
+    equivalent = f"equivalent to Adam within {100 * margin:g} %"
     adam = outcomes(BASELINE)
     for axes, measure in zip(all_axes, MEASURES, strict=True):
         band = mean_interval(adam[measure])
@@ -66,12 +108,7 @@ def draw(ranks: dict[str, int], table: pd.DataFrame, margin: float) -> Figure:
 def main() -> None:
     """Write metrics/studies/rank_sweep.csv and plots/studies/rank_sweep.png."""
     params = read_params(READS)
-    arms = params.studies.arms
-    ranks = {
-        name: int(arm.train.hyperparameters["rank"])
-        for name, arm in arms.items()
-        if arm.study == "rank_sweep" and "rank" in arm.train.hyperparameters
-    }
+    ranks = ranks_of(params.studies.arms)
     sides = {name: int(tuned(name)["matrix_side"]) for name in ranks}
     check_full_rank(ranks, sides)
     table = comparisons(params, "rank_sweep")

@@ -115,6 +115,16 @@ def test_both_optimizers_begin_with_the_same_weights(found: dict[str, Tensor]) -
             assert not torch.isclose(first[:, 1:], other[:, 1:]).all()
 
 
+def test_all_trainings_of_a_sampler_begin_alike_and_none_has_the_batches_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, _, _ = run(monkeypatch, distance)
+    assert {one.setting.purpose for one in runs} == {"published"}
+    found = [one.setting.batches for one in runs]
+    # A final training with the published hyperparameters has the batches of that with its own.
+    assert len(set(found)) == len(found) - 2 * len(TASK.training_samples)
+
+
 # A search in losses that are known
 
 
@@ -163,7 +173,7 @@ def searched(runs: Sequence[Run], optimizer: str) -> list[Run]:
     return [
         one
         for one in runs
-        if "trial" in one.setting.purpose
+        if "trial" in one.setting.batches
         and ("rank" in one.setting.hyperparameters) == (optimizer == "lrg_adam")
     ]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiment.errors import UserError
+from experiment.params import Params, read_params
 from studies import conclusion
 
 VERDICTS = ("better", "equivalent", "inconclusive", "worse")
@@ -53,19 +55,52 @@ def gradients(rows: Sequence[tuple[str, str, int, str, float, float]]) -> pd.Dat
     return table.assign(low=table["mean"] - 1, high=table["mean"] + 1)
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
-def test_noise_hurts_where_adam_is_better_without_it(verdict: str) -> None:
-    other = "worse" if verdict == "better" else "better"
-    rows = [("noise_half", -3.0, other), ("noise_0", -2.0, verdict), ("noise_double", 1.0, other)]
+# Arms of the noise dial, as params.yaml describes them.
+ARMS = "\n".join(
+    f"    {name}: {{study: noise_dial, label: {name}, train: {{optimizer: adam, noise: {noise}}}}}"
+    for name, noise in {"noise_0": 0, "noise_half": 0.5, "noise_double": 2}.items()
+)
+
+
+def params() -> Params:
+    Path("params.yaml").write_text(
+        f"studies:\n  gradients: {{trajectories: [noise_0, noise_half]}}\n  arms:\n{ARMS}\n"
+    )
+    return read_params(conclusion.READS)
+
+
+@pytest.mark.parametrize(
+    ("none", "half", "state"),
+    [
+        ("better", "worse", "holds"),
+        ("worse", "better", "holds"),
+        ("worse", "equivalent", "refuted"),
+        ("worse", "inconclusive", "not shown"),
+        ("inconclusive", "worse", "not shown"),
+    ],
+)
+@pytest.mark.parametrize("double", ["better", "inconclusive", "worse"])
+def test_noise_hurts_where_adam_is_better_with_less_of_it(
+    none: str, half: str, double: str, state: str
+) -> None:
+    rows = [("noise_half", -3.0, half), ("noise_0", -2.0, none), ("noise_double", 1.0, double)]
     write_study("noise_dial", rows)
-    assert conclusion.noise_hurts() == {
-        "state": STATES[verdict],
-        "no_noise_minus_adam": {
-            "difference_nats": -2.0,
-            "interval_95_nats": [-2.25, -1.5],
+    found = conclusion.noise_hurts(params())
+    assert found["state"] == state
+    assert found["less_noise_minus_adam"] == {
+        arm: {
+            "difference_nats": difference,
+            "interval_95_nats": [difference - 0.25, difference + 0.5],
             "verdict": verdict,
-        },
+        }
+        for arm, difference, verdict in rows[:2]
     }
+
+
+def test_a_dial_without_less_noise_is_refused() -> None:
+    write_study("noise_dial", [("noise_double", 1.0, "worse")])
+    with pytest.raises(UserError, match="whose noise is below 1"):
+        conclusion.noise_hurts(params())
 
 
 def write_sweep(verdicts: Sequence[str], differences: Sequence[float]) -> None:
@@ -81,12 +116,12 @@ def write_sweep(verdicts: Sequence[str], differences: Sequence[float]) -> None:
 def test_comparisons_with_another_arm_than_adam_do_not_count(study: str) -> None:
     write_study("noise_dial", [("noise_0", 0.5, "worse")])
     write_sweep(["worse", "inconclusive"], [0.5, 0.1])
-    before = (conclusion.noise_hurts(), conclusion.it_pays(), conclusion.ranks_by_verdict())
+    before = (conclusion.noise_hurts(params()), conclusion.it_pays(), conclusion.ranks_by_verdict())
     path = Path(f"metrics/studies/{study}.csv")
     table = pd.read_csv(path)
     other = table.assign(against="rank_20", difference=-9.0, verdict="better")
     pd.concat([other, table]).to_csv(path, index=False)
-    after = (conclusion.noise_hurts(), conclusion.it_pays(), conclusion.ranks_by_verdict())
+    after = (conclusion.noise_hurts(params()), conclusion.it_pays(), conclusion.ranks_by_verdict())
     assert after == before
 
 
@@ -114,6 +149,12 @@ def test_the_full_rank_is_not_the_closest_to_pay() -> None:
         "interval_95_nats": [0.1 - 0.25, 0.6],
         "verdict": "worse",
     }
+
+
+def test_a_sweep_of_the_full_rank_alone_is_refused() -> None:
+    write_study("rank_sweep", [("rank_4", 0.0, "equivalent")], rank=4, matrix_side=4)
+    with pytest.raises(UserError, match="short of the full one"):
+        conclusion.it_pays()
 
 
 def test_every_rank_has_its_place_among_the_verdicts() -> None:
@@ -200,6 +241,10 @@ def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
             ("gain", "rank_20", 1, "all", -3.0, 0.9),
             ("gain", "adam", 5, "all", -1.0, 0.9),
             ("gain", "rank_20", 5, "all", -2.0, 0.9),
+            ("gain", "rank_20", 5, "1", -4.0, 0.9),
+            ("gain", "rank_20", 5, "20", 0.5, 0.9),
+            ("gain", "adam", 5, "1", 7.0, 0.9),
+            ("gain", "rank_20", 1, "1", 8.0, 0.9),
         ]
     )
     found = conclusion.along_every_trajectory(table, "gain", below=False)
@@ -210,7 +255,23 @@ def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
         "mean_nats": -2.0,
         "interval_95_nats": [-3.0, -1.0],
         "p_value_holm": 1.0,
+        "mean_by_epoch_nats": {"1": -4.0, "20": 0.5},
     }
+
+
+@pytest.mark.parametrize(
+    ("ranks", "broken"),
+    [
+        ({"b": [1, 2], "c": [2, 3], "d": [2]}, None),
+        ({"b": [1, 2], "c": [2, 3], "d": [1]}, "d"),
+        ({"b": [1], "c": [2], "d": [2]}, "c"),
+    ],
+)
+def test_the_links_hold_at_one_rank_or_break(ranks: dict, broken: str | None) -> None:
+    chain = {"a": {"state": "holds"}} | {
+        name: {"state": "holds", "ranks": found} for name, found in ranks.items()
+    }
+    assert conclusion.first_broken_link(chain) == broken
 
 
 @pytest.mark.parametrize("broken", [(), (0,), (1,), (2,), (3,), (1, 3), (2, 3), (0, 1, 2, 3)])
@@ -219,17 +280,22 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(broken: tuple
     write_study("noise_dial", [("noise_0", -0.1, "better" if noise else "worse")])
     write_sweep(["better" if pays else "worse", "equivalent"], [-0.1, 0.0])
     Path("metrics/studies/gradients").mkdir()
-    for arm in ("adam", "rank_20"):
+    params()
+    for arm in ("noise_0", "noise_half"):
         looked = gradients(
             [
                 ("cosine_fresh", arm, 1, "all", 0.1 if cosine else -0.1, 0.001),
                 ("cosine_train", arm, 1, "all", 0.2, 0.001),
-                ("step_loss", arm, 1, "all", -0.1 if step else 0.1, 0.001),
+                ("step_loss_fresh", arm, 1, "all", -0.1 if step else 0.1, 0.001),
+                ("step_loss_train", arm, 1, "all", -0.2, 0.001),
                 ("step_cosine", arm, 1, "all", 0.3, 0.001),
             ]
         )
         looked.to_csv(f"metrics/studies/gradients/{arm}.csv", index=False)
-    Path("params.yaml").write_text("studies: {gradients: {trajectories: [adam, rank_20]}}")
+    Path("metrics/studies/arms").mkdir()
+    for arm in ("noise_0", "noise_half", "noise_double"):
+        edge = json.dumps({"on_boundary": arm == "noise_double"})
+        Path(f"metrics/studies/arms/{arm}.json").write_text(edge)
     for study in ("controls", "elsewhere", "approximate"):
         write_study(study, [(study, 1.0, "worse")])
     lower = {"last_loss_nats": 0.25, "best_loss_nats": 0.75, "last_accuracy_share": 0.5}
@@ -244,5 +310,7 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(broken: tuple
     states = [link["state"] for link in found["links"].values()]
     assert states == ["holds" if kept else "refuted" for kept in (noise, cosine, step, pays)]
     assert tuple(found["links"]) == LINKS
+    assert found["lr_on_boundary"] == ["noise_double"]
+    assert found["noise_dial"] == {"noise_0 against adam": "better" if noise else "worse"}
     assert found["controls"] == {"controls against adam": "worse"}
     assert found["published_protocol"] == {"published_2000_training_samples": shares}

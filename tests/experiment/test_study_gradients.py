@@ -9,7 +9,6 @@ import torch
 from experiment import gradients
 from experiment.data import Dataset, Split
 from experiment.gradients import Look, flat_gradient
-from experiment.randomness import stream
 from experiment.training import Setting
 
 SETTING = Setting("adam", {"lr": 0.01}, (3,), 1, 8, "cpu", 0, "test")
@@ -69,15 +68,15 @@ def test_retention_is_a_ratio_of_sums_over_batches() -> None:
 def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> None:
     rng = np.random.default_rng(2)
     flat, population = (torch.from_numpy(rng.standard_normal((1, 30))).float() for _ in range(2))
-    task = Look(SETTING, 0, 1, (1,), (2,), 1)
-    order = stream(SETTING.seed, "studies, permuted").permutation(30)
+    order = np.random.default_rng(3).permutation(30)
     matrix = np.pad(flat[0].double().numpy()[order], (0, 6)).reshape(6, 6)
     u, s, vh = np.linalg.svd(matrix)
     put_back = np.empty(30)
     put_back[order] = ((u[:, :2] * s[:2]) @ vh[:2]).ravel()[:30]
 
     kept, energy = gradients.approximations(flat, (2,))
-    found = gradients._cosines(flat, kept, energy, population, population, task)
+    orders = torch.from_numpy(order)[None]
+    found = gradients._cosines(flat, kept, energy, population, population, (2,), orders)
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -90,6 +89,16 @@ def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> Non
     )
     share = (s[:2] ** 2).sum() / (s**2).sum()
     assert found["energy_permuted"].item() == pytest.approx(share, abs=1e-5)
+
+
+def test_every_replicate_has_an_order_of_its_own_in_any_group() -> None:
+    three, last = (
+        gradients._orders(Look(SETTING, first, size, (1,), RANKS, 1))
+        for first, size in ((0, 3), (2, 1))
+    )
+    assert (three.sort(dim=1).values == torch.arange(three.shape[1])).all()
+    assert not (three[0] == three[1]).all()
+    assert torch.equal(three[2:], last)
 
 
 def test_quiet_coordinates_are_those_of_inputs_that_are_zero() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies import learning_rate
-from studies.learning_rate import at_equal_train_loss, good_range
+from studies.learning_rate import at_equal_train_loss, best_range, good_range
 
 Curves = dict[str, np.ndarray]
 
@@ -92,6 +92,24 @@ def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
     assert learning_rate._falling(np.array(losses)) == count
 
 
+def test_the_best_learning_rate_is_as_uncertain_as_the_seeds_make_it() -> None:
+    """Two learning rates, of which one is the lower in all seeds or in a share of them."""
+    lr, rng = np.array([1e-3, 1e-2]), np.random.default_rng(0)
+    sure = np.array([[0.0, 0.1]] * 6)
+    assert best_range(lr, sure, rng) == (1e-3, 1e-3)
+    unsure = np.array([[0.0, 0.1]] * 5 + [[0.4, 0.0]])
+    # The other one is the best where the sixth seed is drawn twice or more, as 26 % of times.
+    assert best_range(lr, unsure, rng) == (1e-3, 1e-2)
+    rare = np.array([[0.0, 0.1]] * 5 + [[0.08, 0.0]])
+    # Four times or more: 0.9 %.
+    assert best_range(lr, rare, rng) == (1e-3, 1e-3)
+
+
+def test_a_learning_rate_that_diverged_is_never_the_best() -> None:
+    loss = np.array([[1.0, np.nan, 2.0], [1.0, 0.5, 2.0]])
+    assert best_range(np.array([1.0, 2.0, 3.0]), loss[:1], np.random.default_rng(0)) == (1, 1)
+
+
 def curves(shift: float = 0.0, offset: float = 0.0, replicates: int = 3) -> Curves:
     """Losses at LOGS that another curve of each replicate has at LOGS + shift."""
     rng = np.random.default_rng(0)
@@ -102,11 +120,8 @@ def curves(shift: float = 0.0, offset: float = 0.0, replicates: int = 3) -> Curv
         name: np.stack([np.interp(LOGS + shift, BEYOND, losses) for losses in table])
         for name, table in (("train_loss_nats", train), ("validation_loss_nats", validation))
     }
-    return {
-        "lr": 10**LOGS,
-        **found,
-        "best_validation_loss_nats": found["validation_loss_nats"] - 0.1,
-    } | {"validation_loss_nats": found["validation_loss_nats"] + offset}
+    found["validation_loss_nats"] += offset
+    return {"lr": 10**LOGS, **found}
 
 
 @given(st.floats(-1.5, 1.5), st.floats(-1, 1))
@@ -188,7 +203,7 @@ def write(arm: str, found: Curves) -> None:
             "lr": np.tile(found["lr"], replicates),
             "replicate": np.repeat(np.arange(replicates), len(found["lr"])),
         }
-        | {measure: found[measure].ravel() for measure in learning_rate.MEASURES}
+        | {loss: found[loss].ravel() for loss in learning_rate.LOSSES}
     )
     path = Path(f"metrics/studies/tuning/{arm}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,12 +224,13 @@ def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
     write("adam", adam)
     write("arm", arm)
 
-    row = learning_rate.summary("arm", "an arm")
+    row = learning_rate.summary(0, "arm", "an arm")
 
     mean = arm["validation_loss_nats"].mean(0)
     assert (row["arm"], row["label"]) == ("arm", "an arm")
     assert row["best_lr"] == arm["lr"][mean.argmin()]
     assert row["validation_loss_nats"] == pytest.approx(mean.min())
+    assert row["best_lr_low"] <= row["best_lr"] <= row["best_lr_high"]
     assert not row["best_lr_on_boundary"]
     assert row["width_decades"] == pytest.approx(width(10**LOGS, mean))
     for prefix in ("", "tuned_"):
@@ -234,10 +250,12 @@ def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
 @pytest.mark.usefixtures("empty_folder")
 def test_summary_of_adam_itself_has_its_optimum_alone() -> None:
     write("adam", curves())
-    assert list(learning_rate.summary("adam", "Adam")) == [
+    assert list(learning_rate.summary(0, "adam", "Adam")) == [
         "arm",
         "label",
         "best_lr",
+        "best_lr_low",
+        "best_lr_high",
         "best_lr_on_boundary",
         "validation_loss_nats",
         "good_lr_low",
@@ -253,7 +271,7 @@ def test_summary_without_a_match_in_every_replicate_has_no_equal_train_loss() ->
     arm["train_loss_nats"][1] += 99
     write("adam", curves())
     write("arm", arm)
-    row = learning_rate.summary("arm", "an arm")
+    row = learning_rate.summary(0, "arm", "an arm")
     assert "train_loss_nats_minus_adam_at_adams_lr" in row
     assert not any("equal_train_loss" in name or "ratio" in name for name in row)
 
@@ -267,7 +285,7 @@ def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
     adam["validation_loss_nats"][:] = vee(LOGS[best], 0.5, 0.5)
     adam["validation_loss_nats"][2, (best + 10) % 21] = np.nan  # one replicate that diverges
     write("adam", adam)
-    row = learning_rate.summary("adam", "Adam")
+    row = learning_rate.summary(0, "adam", "Adam")
     assert (row["best_lr"], row["best_lr_on_boundary"]) == (10 ** LOGS[best], boundary)
 
 
@@ -277,7 +295,7 @@ def test_summary_compares_at_the_learning_rates_and_replicates_that_both_have() 
     part = {name: values[..., 3:18] for name, values in adam.items()}
     write("adam", adam)
     write("arm", part | {name: part[name][:2] for name in part if name != "lr"})
-    row = learning_rate.summary("arm", "Adam on a part of the grid, fewer times")
+    row = learning_rate.summary(0, "arm", "Adam on a part of the grid, fewer times")
     for measure in ("train_loss_nats", "validation_loss_nats"):
         assert row[f"{measure}_minus_adam_at_adams_lr"] == 0
     assert row["adams_lr_ratio_for_equal_train_loss"] == pytest.approx(1)
@@ -288,5 +306,5 @@ def test_summary_leaves_out_what_the_grids_do_not_share() -> None:
     adam = curves()
     write("adam", adam)
     write("arm", adam | {"lr": adam["lr"] * 1.01})
-    row = learning_rate.summary("arm", "an arm on a grid of its own")
+    row = learning_rate.summary(0, "arm", "an arm on a grid of its own")
     assert not any("at_adams_lr" in name for name in row)

@@ -162,32 +162,64 @@ def test_only_replicates_that_both_arms_have_are_compared_each_with_its_pair() -
 def test_every_arm_comes_with_its_own_learning_rate() -> None:
     rates = {name: 10.0**-place for place, name in enumerate(ARMS)}
     for name, lr in rates.items():
-        write(name, drawn(name), lr=lr, on_boundary=name == "three")
+        write(name, drawn(name), lr=lr, on_boundary=name in ("three", "rank_20"))
     table = comparisons(params(), "controls")
     assert list(table["lr"]) == [rates[name] for name in table["arm"]]
     assert list(table["lr_against"]) == [rates[name] for name in table["against"]]
     assert list(table["lr_on_boundary"]) == [name == "three" for name in table["arm"]]
+    at_the_end = [name == "rank_20" for name in table["against"]]
+    assert list(table["lr_against_on_boundary"]) == at_the_end
+    assert list(table.columns[-2:]) == ["lr_on_boundary", "lr_against_on_boundary"]
 
 
-def test_arms_that_are_not_there_are_all_named() -> None:
-    arms = ARMS | {"five": {"study": "controls", "against": ["rank_9", "adam", "rank_7"]}}
-    with pytest.raises(UserError, match=r"studies.arms has no rank_7, rank_9$"):
-        comparisons(params(arms), "controls")
+@pytest.mark.parametrize("study", ["elsewhere", "noise_dial"])
+def test_a_study_that_compares_nothing_is_refused(study: str) -> None:
+    arms = ARMS | {"five": {"study": "noise_dial"}}
+    with pytest.raises(UserError, match=f"no arm with study: {study} and an against; allowed: "):
+        comparisons(params(arms), study)
 
 
-def test_a_study_without_arms_is_refused() -> None:
-    with pytest.raises(UserError, match="study: elsewhere"):
-        comparisons(params(), "elsewhere")
+@pytest.mark.parametrize(
+    ("arm", "against", "hyperparameters", "message"),
+    [
+        ("rank_20", ["adam"], {}, "hyperparameters.rank = None; allowed: a whole number"),
+        ("rank_20", ["adam"], {"rank": 0.5}, "hyperparameters.rank = 0.5; allowed: a whole number"),
+        ("rank_20", ["adam"], {"rank": "2"}, "hyperparameters.rank = '2'; allowed: a whole number"),
+        ("rank_20", [], {"rank": 2}, "rank_20.against = []; allowed: adam among them"),
+        ("rank_20", ["one"], {"rank": 2}, "rank_20.against = ['one']; allowed: adam among them"),
+        ("adam", ["one"], {}, "adam.against = ['one']; allowed: []"),
+    ],
+)
+def test_an_arm_of_the_sweep_has_a_rank_and_is_compared_with_adam(
+    arm: str, against: list[str], hyperparameters: dict[str, Any], message: str
+) -> None:
+    write_all()
+    train = {"optimizer": "lrg_adam", "hyperparameters": hyperparameters}
+    params(ARMS | {arm: {"study": "rank_sweep", "against": against, "train": train}})
+    with pytest.raises(UserError, match=rf"^params.yaml: studies\.arms\.{arm}\.") as refused:
+        rank_sweep.main()
+    assert message in str(refused.value)
 
 
-@pytest.mark.parametrize(("rank", "refused"), [(118, False), (119, True), (120, True)])
-def test_a_rank_that_keeps_the_whole_gradient_has_to_be_adam(rank: int, refused: bool) -> None:
+@pytest.mark.parametrize(
+    ("rank", "lr", "changed", "refused"),
+    [
+        (118, 0.01, 3, False),
+        (119, 0.01, 3, True),
+        (120, 0.01, 3, True),
+        (119, 0.02, 3, False),  # at another learning rate
+        (119, 0.01, 12, False),  # in a replicate that Adam does not have
+    ],
+)
+def test_a_rank_that_keeps_the_whole_gradient_has_to_be_adam(
+    rank: int, lr: float, changed: int, refused: bool
+) -> None:
     write("adam", drawn("adam"))
-    write("rank_20", drawn("adam"))
+    table = drawn("adam", range(2, 15))
+    write("rank_20", table)
     rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
-    changed = drawn("adam")
-    changed.loc[3, "train_loss_nats"] += 1e-9
-    write("rank_20", changed)
+    table.loc[changed, "train_loss_nats"] += 1e-9
+    write("rank_20", table, lr=lr)
     if refused:
         with pytest.raises(RuntimeError, match="rank_20"):
             rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})

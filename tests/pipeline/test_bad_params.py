@@ -67,17 +67,42 @@ BAD = [
     *[("final_train.replicates", v) for v in ("1", "0", "10001", "many")],
     *[("final_train.group", v) for v in ("0", "1001", "null")],
     *[("compare.margin", v) for v in ("0", "1", "-0.1", "1%", "null", "true")],
+    *[("studies.lrs", v) for v in ("[]", "0.001", "[0, 0.001]", "[0.001, 11]", "null")],
+    *[("studies.arms.noise_0.train.lrs", v) for v in ("[]", "0.001", "[0, 0.001]", "[0.001, x]")],
+    *[("studies.arms.rank_1.study", v) for v in ("rank_sweeps", "Controls", "null", "''")],
+    *[("studies.arms.rank_1.against", v) for v in ("adam", "null", "[1]")],
+    *[("studies.gradients.epochs", v) for v in ("[]", "20", "[0, 1]", "[1, 1.5]")],
+    *[("studies.gradients.ranks", v) for v in ("[]", "20", "[0, 1]", "[true]")],
+    *[("studies.published.training_samples", v) for v in ("[]", "2000", "[2000, 4001]")],
     *[(section, "3") for section in ("data", "model", "training", "tune", "compare")],
     *[(section, "null") for section in ("tune.lr", "tune.rank", "final_train")],
 ]
 
-# Two keys that contradict each other, and the one that is named.
+# Lists in which the order matters.
+ASCENDING = [
+    "studies.lrs",
+    "studies.arms.noise_0.train.lrs",
+    "studies.gradients.epochs",
+    "studies.gradients.ranks",
+    "studies.published.training_samples",
+]
+
+# Keys that contradict each other, and the one that is named.
 CONTRADICTIONS = [
     ({"data.train": "3500", "data.validation": "501"}, "data.validation = 501"),
     ({"data.train": "63"}, "training.batch_size = 64"),
     ({"rank": "100", "model.hidden": "[8]"}, "rank = 100"),
     ({"tune.rank.high": "22", "model.hidden": "[8]"}, "tune.rank.high = 22"),
     ({"tune.lr.low": "0.1", "tune.lr.high": "0.1"}, "tune.lr = "),
+    ({"studies.arms.rank_1.against": "[adam, adma]"}, "studies.arms.rank_1.against = ['adam', "),
+    ({"studies.gradients.trajectories": "[nobody]"}, "studies.gradients.trajectories = ['nobody']"),
+    ({"studies.published.rank.high": "120"}, "studies.published.rank.high = 120"),
+    ({"rank": "1", "model.hidden": "[4]"}, "studies.published.rank.high = 20"),
+    # The published experiment trains the mlp all the same.
+    (
+        {"rank": "1", "model.name": "cnn", "studies.published.rank.high": "120"},
+        "studies.published.rank.high = 120",
+    ),
 ]
 
 # Whole files that are none.
@@ -132,6 +157,29 @@ def test_a_contradiction_is_named(changes: dict[str, str], named: str, tmp_path:
 
     assert line.startswith(named)
     assert "; allowed: " in line
+
+
+@pytest.mark.parametrize("key", ASCENDING)
+@pytest.mark.parametrize("value", ["[2, 1]", "[1, 1]", "[1, 3, 2]", "['2', 1]"])
+def test_a_list_in_which_the_order_matters_is_to_ascend(
+    key: str, value: str, tmp_path: Path
+) -> None:
+    (line,) = refusal(edited({key: value}), tmp_path).splitlines()
+
+    assert line.startswith(f"{key} = [")
+    assert "; allowed: an ascending list of " in line
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a.b", "a-b", "A", "_a", "2a", "''", "'{a}'", "ä", "7", "null", '"a\\n"']
+)
+def test_an_arm_has_a_name_that_dvc_and_the_command_line_take(name: str, tmp_path: Path) -> None:
+    text = TEXT.replace("    permuted: {", f"    {name}: {{")
+
+    (line,) = refusal(text, tmp_path).splitlines()
+
+    assert line.startswith("studies.arms has ")
+    assert "; allowed: names of " in line
 
 
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -124,14 +125,14 @@ def test_a_change_of_a_label_trains_nothing(project: Project) -> None:
 
 
 def test_another_trajectory_is_looked_at_alone(project: Project) -> None:
-    trajectories = ["adam", "rank_1", "random_subspace"]
+    trajectories = ["adam", "rank_1", "rank_21"]
     params = project.folder / "params.yaml"
     set_params(params, {"studies.gradients.trajectories": trajectories})
 
     ran = studies_run(project, "repro", STUDIES)
 
     looked_at = [name for name in ran if name.startswith("gradients@")]
-    assert looked_at == ["gradients@random_subspace"]
+    assert looked_at == ["gradients@rank_21"]
 
 
 def test_the_conclusion_names_the_first_broken_link(studied: Project) -> None:
@@ -163,6 +164,8 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
     ran = studies_run(project, "repro", f"{STUDIES}:compare_arms@controls")
 
     assert ran == ["arm@sgd", "compare_arms@controls"]
+    ran = studies_run(project, "repro", STUDIES)
+    assert not [name for name in ran if name.startswith(("arm@", "gradients@", "published"))]
     table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
     assert set(table["arm"]) == {"random_subspace", "sgd"}
     row = table[(table["arm"] == "sgd") & (table["measure"] == "test_loss_nats")].iloc[0]
@@ -196,12 +199,20 @@ def test_an_optimizer_is_added_by_one_function_and_one_section(project: Project)
                 ("lrg_adam", {"rank": [1]}, " = {'rank': [1]}; allowed: arguments of the"),
                 ("lrg_adam", {"rank": float("nan")}, " = {'rank': nan}; allowed: arguments of"),
                 ("adam_complement", {"rank": 22}, ".rank = 22; allowed: a whole number from 1"),
-                ("adam_complement", {"rank": 0.5}, ".rank = 0.5; allowed: a whole number"),
-                ("adam_complement", {"rank": "ten"}, ".rank = 'ten'; allowed: a whole number"),
+                ("adam_complement", {"rank": 0.5}, " = {'rank': 0.5}; allowed: what stages/"),
+                ("adam_complement", {"rank": "ten"}, " = {'rank': 'ten'}; allowed: what stages/"),
                 ("adam_complement", {"rank": 21}, " = {'rank': 21}; allowed: what stages/"),
-                ("lrg_adam_energy", {"energy": "most"}, ".energy = 'most'; allowed: a number"),
+                ("adam_random_subspace", {"rank": 1.5}, " = {'rank': 1.5}; allowed: what stages/"),
+                ("lrg_adam_permuted", {"rank": 1.5}, " = {'rank': 1.5}; allowed: what stages/"),
+                ("lrg_adam_energy", {"energy": "most"}, " = {'energy': 'most'}; allowed: what"),
                 ("lrg_adam_energy", {"energy": 88}, " = {'energy': 88}; allowed: what stages/"),
                 ("lrg_adam_per_layer", {"rank_share": 5}, " = {'rank_share': 5}; allowed: what"),
+                *(
+                    ("lrg_adam", {"rank": 1, name: 1}, f" = {{'rank': 1, '{name}': 1}}; allowed: ")
+                    for name in ("amsgrad", "foreach", "differentiable", "betas")
+                ),
+                ("per_replicate", {}, " = {}; allowed: what stages/experiment/optimizers/per_re"),
+                ("per_replicate", {"rank": 1}, " = {'rank': 1}; allowed: what stages/experiment"),
             )
         ),
     ],
@@ -216,12 +227,26 @@ def test_a_mistake_in_an_arm_is_named(project: Project, training: dict, message:
     assert project.read() == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where workers are forked")
+def test_the_check_of_an_arm_leaves_the_process_with_one_thread(studied: Project) -> None:
+    code = """
+import os
+from studies import arm
+from experiment.params import read_params
+params = read_params((*arm.READS, "studies.arms.rank_1.train"))
+arm.check(arm.settings(params, "rank_1")[0], "rank_1")
+print(len(os.listdir("/proc/self/task")))
+"""
+    assert studied.run("python", "-c", code, PYTHONPATH="stages").stdout == "1\n"
+
+
 @pytest.mark.parametrize(
     ("trajectory", "message"),
     [
         ("nobody", "params.yaml: nothing is named 'nobody'"),
-        ("noise_0", "trajectories: noise_0; allowed: arms without a noise and a shuffle of their"),
-        ("logistic_rank_1", "trajectories: logistic_rank_1; allowed: arms without"),
+        ("noise_0", "trajectories: noise_0; allowed: arms of adam or lrg_adam without a noise"),
+        ("logistic_rank_1", "trajectories: logistic_rank_1; allowed: arms of adam or lrg_adam"),
+        ("random_subspace", "trajectories: random_subspace; allowed: arms of adam or lrg_adam"),
     ],
 )
 def test_a_trajectory_that_cannot_be_looked_at_is_named(
