@@ -73,15 +73,13 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> E
     beyond zero need not be so at each of them, see `mean_by_epoch`. A rank has to pass along every
     trajectory, so its p-value is the largest of theirs (an intersection-union test); the ranks are
     the family, Holm-corrected. It is refuted where no rank can pass: where each is on the wrong
-    side of zero along one of the trajectories, which are the family then. `closest` is the rank
-    that is nearest to it: with the best mean in the trajectory that is worst for it. Its interval
-    is that of this one mean.
+    side of zero along one of the trajectories, which are the family then. `closest` is, of the
+    ranks that pass or else of all, the one with the best mean in the trajectory that is worst for
+    it. Its interval is that of this one mean.
     """
     every = table[table["quantity"] == quantity]
     table = every[every["epoch"] == "all"]
     scored = table.assign(score=table["mean"] * (-1 if below else 1))
-    worst = scored.loc[scored.groupby("rank")["score"].idxmin()]
-    closest = worst.loc[worst["score"].idxmax()]
     # Where nothing varies, a mean is no evidence at all.
     p_value = scored["p_value_uncorrected"].fillna(1)
     right = p_value.where(scored["score"] > 0, 1).groupby(scored["rank"]).max()
@@ -89,6 +87,8 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> E
     wrong = p_value.where(scored["score"] < 0, 1).groupby(scored["rank"]).min()
     wrong *= scored["trajectory"].nunique()
     holds = right <= ALPHA
+    worst = scored.loc[scored.groupby("rank")["score"].idxmin()].set_index("rank", drop=False)
+    closest = worst.loc[worst.loc[holds if holds.any() else slice(None), "score"].idxmax()]
     by_epoch = every[
         (every["rank"] == closest["rank"])
         & (every["trajectory"] == closest["trajectory"])

@@ -37,7 +37,7 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
         add(signal, arm, "retention_fresh", along, SERIES[i])
         add(cosines, arm, "cosine_fresh", along, SERIES[i])
         add(direction, arm, "step_cosine", along, SERIES[i])
-        add(steps, arm, "step_loss_fresh", along, SERIES[i])
+        add(steps, arm, "step_loss_fresh", f"fresh samples, {along}", SERIES[i])
         add(leak, arm, "step_leak", f"truncated, {along}", SERIES[i])
     first = given.trajectories[0]
     null = rows.drop_duplicates("rank").set_index("rank")["energy_of_pure_noise_share"]

@@ -234,6 +234,12 @@ def test_a_rank_holds_up_to_the_level_and_not_beyond(p_value: float, holds: bool
     assert found["state"] == ("holds" if holds else "not shown")
 
 
+def test_the_closest_rank_is_one_that_holds_where_any_does() -> None:
+    rows = [("gain", "adam", 1, "all", 1.0, 0.001), ("gain", "adam", 5, "all", 9.0, 0.5)]
+    found = conclusion.along_every_trajectory(gradients(rows), "gain", below=False)
+    assert (found["ranks"], found["closest"]["rank"]) == ([1], 1)
+
+
 def test_the_closest_rank_is_the_best_in_its_worst_trajectory() -> None:
     table = gradients(
         [
