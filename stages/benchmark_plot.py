@@ -45,7 +45,7 @@ def cost() -> Figure:
     exact = ["PowerSGD", "gram", "published (full SVD)"]
     draw(error, steps[~steps["method"].isin(exact)], "excess_error")
     error.set(
-        ylabel="error beyond the smallest possible (share of it)",
+        ylabel="error beyond the smallest possible\n(share of it)",
         title=f"What an approximation gives up at rank {RANK}",
     )
     figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=5)

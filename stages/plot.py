@@ -12,9 +12,10 @@ from experiment.figures import STYLES, panels, plain_ticks
 
 
 def tuned(optimizer: str) -> str:
-    """The tuned parameters in words, such as `lr 0.0012, rank 20`."""
+    """The tuned parameters in words, such as `learning rate 0.0012, rank 20`."""
+    names = {"lr": "learning rate", "rank": "rank"}
     best = files.read_best(optimizer)
-    return ", ".join(f"{name} {value:.2g}" for name, value in best.items())
+    return ", ".join(f"{names[name]} {value:.2g}" for name, value in best.items())
 
 
 def convergence() -> Figure:

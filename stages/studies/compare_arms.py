@@ -22,6 +22,8 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
     arms = list(dict.fromkeys(table["arm"]))
     several = table.groupby("arm")["against"].nunique().max() > 1
     series = list(dict.fromkeys(table["against"])) if several else [None]
+    baselines = [params.studies.arms[base].label for base in dict.fromkeys(table["against"])]
+    difference = f"difference from {baselines[0]}" if len(baselines) == 1 else "difference"
     figure, all_axes = panels(len(MEASURES), rows=2)
     figure.set_size_inches(11, 3 + 1.1 * len(arms))
     for place, (axes, measure) in enumerate(zip(all_axes, MEASURES, strict=True)):
@@ -43,7 +45,7 @@ def draw(params: Params, table: pd.DataFrame) -> Figure:
         better = "left" if described.lower_is_better else "right"
         axes.set(
             title=f"{described.label}\n({better} is better)",
-            xlabel=f"difference ({described.unit}), 95 % interval",
+            xlabel=f"{difference} ({described.unit}), 95 % interval",
             ylim=(-0.6, len(arms) - 0.4),
         )
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -63,7 +65,7 @@ def _row_labels(params: Params, table: pd.DataFrame, several: bool) -> list[str]
         lr = f"learning rate {row.lr:g}"
         if own:
             baseline = params.studies.arms[row.against].label
-            lr += f"\nagainst {baseline}, {row.lr_against:g}"
+            lr += f"\nagainst {baseline}, at {row.lr_against:g}"
         found.append(f"{row.label}\n{lr}")
     return found[::-1]
 

@@ -15,6 +15,7 @@ from experiment.params import read_params
 from experiment.randomness import stream
 from experiment.statistics import ALPHA, RESAMPLES, MeanInterval, mean_interval
 from studies import BASELINE
+from studies.tables import named
 
 READS = ("seed", "studies.arms")
 DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
@@ -142,7 +143,7 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
         same = int(np.searchsorted(found["lr"], adam["lr"][adams]))
         for loss in LOSSES:
             difference = mean_interval(found[loss][:, same] - adam[loss][:, adams])
-            row |= columns(f"{loss}_minus_adam_at_adams_lr", difference)
+            row |= named(f"{loss}_minus_adam_at_adams_lr", difference)
     tuned = {name: values[..., best : best + 1] for name, values in found.items()}
     for prefix, part in (("", found), ("tuned_", tuned)):
         matched = at_equal_train_loss(part, adam)
@@ -150,21 +151,15 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
             continue  # some replicate reaches no train loss that Adam's grid reaches
         ratio, gain = (mean_interval(values) for values in matched)
         ratio = MeanInterval(*(10**end for end in ratio))
-        row |= columns(f"{prefix}adams_lr_ratio_for_equal_train_loss", ratio)
-        row |= columns(f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss", gain)
+        row |= named(f"{prefix}adams_lr_ratio_for_equal_train_loss", ratio)
+        row |= named(f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss", gain)
     return row
-
-
-def columns(name: str, interval: MeanInterval) -> dict[str, float]:
-    """A mean and the ends of its interval, named."""
-    named = zip((name, f"{name}_low", f"{name}_high"), interval, strict=True)
-    return {column: float(value) for column, value in named}
 
 
 def draw(arms: dict[str, str]) -> Figure:
     """Validation and train loss over the learning rate, and one over the other."""
     figure, (by_lr, train, trade) = panels(3)
-    for (arm, label), style in zip(arms.items(), SERIES, strict=False):
+    for i, ((arm, label), style) in enumerate(zip(arms.items(), SERIES, strict=False)):
         found = grid(arm)
         mean = found["validation_loss_nats"].mean(axis=0)
         best = int(np.nanargmin(mean))
@@ -173,13 +168,14 @@ def draw(arms: dict[str, str]) -> Figure:
             line_with_band(axes, found["lr"], interval, label=label, **style)
         train_loss = found["train_loss_nats"].mean(axis=0)
         trade.plot(train_loss, mean, markersize=4, label=label, **style)
-        star = {"color": style["color"], "marker": "*", "markersize": 15, "markeredgecolor": "w"}
+        # The first, Adam's, is larger, as that of a high rank may lie on it.
+        star = {"color": style["color"], "marker": "*", "markersize": 14 if i else 24}
         for axes, x, y in (
             (by_lr, found["lr"], mean),
             (train, found["lr"], train_loss),
             (trade, train_loss, mean),
         ):
-            axes.plot(x[best], y[best], zorder=4, **star)
+            axes.plot(x[best], y[best], zorder=4, markeredgecolor="white", **star)
     replicates = len(found["train_loss_nats"])
     by_lr.set(
         xscale="log",
@@ -196,7 +192,7 @@ def draw(arms: dict[str, str]) -> Figure:
     trade.set(
         xlabel="train loss, last epoch (nats)",
         ylabel="validation loss, last epoch (nats)",
-        title="Validation loss by train loss\na point a learning rate, the lowest at the right",
+        title="Validation loss by train loss\na point a learning rate",
     )
     lowest = min(np.nanmin(grid(arm)["validation_loss_nats"].mean(axis=0)) for arm in arms)
     for axes in (by_lr, trade):

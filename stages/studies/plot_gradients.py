@@ -58,7 +58,7 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
         title="Is signal kept better than noise?\n(above 0: yes)",
     )
     cosines.set(
-        ylabel="change in cosine by truncation, scale\nlinear up to 0.01, then logarithmic",
+        ylabel="change in cosine by truncation\n(logarithmic beyond 0.0005)",
         title="Cosine to the gradient of fresh samples\n(above 0: cleaner)",
     )
     direction.set(
@@ -66,19 +66,25 @@ def draw(params: Params, rows: pd.DataFrame) -> Figure:
         title="Cosine of the update to that gradient\n(above 0: truncation helps)",
     )
     steps.set(
-        ylabel="loss after a step minus Adam's (nats)",
+        ylabel="loss after a step minus Adam's (nats,\nlogarithmic beyond 0.00002)",
         title="A step as long as Adam's\n(below 0: truncation helps)",
     )
     leak.set(
         ylabel="share of the update's squared norm",
         title="Update where the gradient was\nexactly zero for an epoch",
     )
-    # The gains are small beside the losses at the lowest ranks.
-    cosines.set_yscale("symlog", linthresh=0.01)
-    ticks = [-0.1, -0.03, -0.01, -0.005, 0, 0.005, 0.01]
-    cosines.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    cosines.set_ylim(top=max(0.01, cosines.get_ylim()[1]))
-    leak.set_ylim(0, 1.5 * leak.get_ylim()[1])
+    # The effects at high ranks are small beside those at the lowest.
+    for axes, linear, ticks in (
+        (cosines, 0.0005, [-0.1, -0.01, -0.001, 0, 0.001]),
+        (steps, 0.00002, [-0.00002, 0, 0.00002, 0.0001, 0.001]),
+    ):
+        axes.set_yscale("symlog", linthresh=linear)
+        axes.set_yticks(ticks, [f"{tick:.5f}".rstrip("0").rstrip(".") for tick in ticks])
+        axes.minorticks_off()
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, ticks[0]), max(high, 2 * ticks[-1]))
+    highest = leak.get_ylim()[1]
+    leak.set_ylim(-0.05 * highest, 1.4 * highest)
     for axes in every:
         axes.legend(fontsize=8)
     return figure

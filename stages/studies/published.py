@@ -196,8 +196,9 @@ def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
             title=f"{OUTCOMES[outcome].capitalize()}\nleft of 0 LRG-Adam is lower",
         )
     names = {"published": "published", "offline": "generated"}
+    sources = {"searched": "found", "reported": "published"}
     labels = [
-        f"{samples} {names[data_set]} rows,\n{hyperparameters} settings"
+        f"{samples} {names[data_set]} rows,\nhyperparameters {sources[hyperparameters]}"
         for (data_set, samples, hyperparameters), _ in groups
     ]
     last.set_yticks(range(len(labels)), labels, fontsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,23 +12,34 @@ from experiment import files
 from experiment.errors import UserError
 from experiment.params import Params
 from experiment.randomness import stream
-from experiment.statistics import Comparison, compare_paired, correct_family
+from experiment.statistics import (
+    Comparison,
+    MeanInterval,
+    compare_paired,
+    correct_family,
+    mean_interval,
+)
 
 
 class Measure(NamedTuple):
-    """A column of an arm's outcomes."""
+    """A column of an arm's outcomes, and the one of its tuning that comes nearest to it."""
 
     label: str
     unit: str
+    in_tuning: str
     lower_is_better: bool = True
 
 
-# The first is the one that conclusions are drawn from.
+# The first is the one that conclusions are drawn from. A tuning does not see the test set.
 MEASURES = {
-    "test_loss_nats": Measure("test loss, last epoch", "nats"),
-    "test_accuracy_share": Measure("test accuracy, last epoch", "share", lower_is_better=False),
-    "best_validation_loss_nats": Measure("best validation loss of all epochs", "nats"),
-    "train_loss_nats": Measure("train loss, last epoch", "nats"),
+    "test_loss_nats": Measure("test loss, last epoch", "nats", "validation_loss_nats"),
+    "test_accuracy_share": Measure(
+        "test accuracy, last epoch", "share", "validation_accuracy_share", lower_is_better=False
+    ),
+    "best_validation_loss_nats": Measure(
+        "best validation loss of all epochs", "nats", "best_validation_loss_nats"
+    ),
+    "train_loss_nats": Measure("train loss, last epoch", "nats", "train_loss_nats"),
 }
 
 
@@ -53,11 +65,35 @@ def compare(
     )
 
 
+def at_equal_lr(arm: str, against: str, measure: str) -> MeanInterval:
+    """An arm minus another, both at the learning rate that the arm was tuned to, in the tuning.
+
+    Over the seeds that both were tuned with there, the interval that of a t-test; NaN where the
+    other was not tuned over that learning rate.
+    """
+    column = MEASURES[measure].in_tuning
+    lr = tuned(arm)["lr"]
+    found = []
+    for name in (arm, against):
+        table = files.read_csv(Path(f"metrics/studies/tuning/{name}.csv"), "lr", column)
+        found.append(table[table["lr"] == lr].set_index("replicate")[column])
+    difference = (found[0] - found[1]).dropna()
+    return mean_interval(difference) if len(difference) else MeanInterval(*[math.nan] * 3)
+
+
+def named(name: str, interval: MeanInterval) -> dict[str, float]:
+    """A mean and the ends of its interval as columns."""
+    pairs = zip((name, f"{name}_low", f"{name}_high"), interval, strict=True)
+    return {column: float(value) for column, value in pairs}
+
+
 def comparisons(params: Params, study: str) -> pd.DataFrame:
     """Every arm of a study against every arm that it names, by every measure, a row each.
 
     The comparisons with one arm by one measure are a family, Holm-corrected as such: `p_value`,
     `equivalence_p_value` and `verdict` are corrected, the intervals are those of one comparison.
+    `difference_at_equal_lr` tells what is left where the learning rates are alike, see
+    `at_equal_lr`.
     """
     arms = params.studies.arms
     of_study = {name: arm for name, arm in arms.items() if arm.study == study}
@@ -108,7 +144,9 @@ def comparisons(params: Params, study: str) -> pd.DataFrame:
         ("lr_against_on_boundary", "against", "on_boundary"),
     ):
         table[column] = [tuned(name)[key] for name in table[side]]
-    return table
+    equal = [at_equal_lr(row.arm, row.against, row.measure) for row in table.itertuples()]
+    columns = [named("difference_at_equal_lr", interval) for interval in equal]
+    return table.join(pd.DataFrame(columns))
 
 
 def tuned(arm: str) -> dict[str, float | bool]:

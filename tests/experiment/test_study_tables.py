@@ -22,6 +22,7 @@ from studies.tables import MEASURES, comparisons, of_measure
 
 ROOT = Path(__file__).parents[2]
 MARGIN = 0.03
+IN_TUNING = [described.in_tuning for described in MEASURES.values()]
 ARMS: dict[str, dict[str, Any]] = {
     "adam": {"study": "rank_sweep"},
     "rank_20": {"study": "rank_sweep", "against": ["adam"]},
@@ -63,10 +64,23 @@ def drawn(arm: str, replicates: Iterable[int] = range(10)) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(MEASURES), index=replicates) + SHIFTS[arm]
 
 
+def write_tuning(arm: str, losses: dict[float, list[float]]) -> None:
+    """A tuning whose every measure has these values for each learning rate, a replicate each."""
+    rows = [
+        {"lr": lr, "replicate": replicate} | dict.fromkeys(IN_TUNING, value)
+        for lr, values in losses.items()
+        for replicate, value in enumerate(values)
+    ]
+    path = Path(f"metrics/studies/tuning/{arm}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
+
+
 def write(arm: str, table: pd.DataFrame, lr: float = 0.01, on_boundary: bool = False) -> None:
     folder = Path("metrics/studies")
     for name in ("replicates", "arms"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    write_tuning(arm, {lr: [1.0]})
     table.to_csv(folder / f"replicates/{arm}.csv", index_label="replicate")
     tuned = {"lr": lr, "on_boundary": on_boundary, "matrix_side": 119}
     (folder / f"arms/{arm}.json").write_text(json.dumps(tuned))
@@ -169,7 +183,22 @@ def test_every_arm_comes_with_its_own_learning_rate() -> None:
     assert list(table["lr_on_boundary"]) == [name == "three" for name in table["arm"]]
     at_the_end = [name == "rank_20" for name in table["against"]]
     assert list(table["lr_against_on_boundary"]) == at_the_end
-    assert list(table.columns[-2:]) == ["lr_on_boundary", "lr_against_on_boundary"]
+    assert list(table.columns[-5:-3]) == ["lr_on_boundary", "lr_against_on_boundary"]
+
+
+def test_at_equal_learning_rates_the_tuning_of_both_is_compared() -> None:
+    write_all()
+    write("one", drawn("one"), lr=0.02)
+    write_tuning("one", {0.01: [9.0] * 4, 0.02: [1.0, 2.0, 4.0, 5.0]})
+    write_tuning("adam", {0.02: [1.5, 1.0, 3.5], 0.01: [7.0] * 3})  # a seed less
+    write_tuning("rank_20", {0.01: [7.0] * 3})  # not tuned over 0.02
+    for measure in MEASURES:
+        table = comparisons(params(), "controls").set_index("arm")
+        row = of_measure(table, measure, "adam").loc["one"]
+        interval = stats.ttest_1samp([-0.5, 1.0, 0.5], 0).confidence_interval()
+        found = [row[f"difference_at_equal_lr{end}"] for end in ("", "_low", "_high")]
+        assert found == pytest.approx([1 / 3, interval.low, interval.high])
+        assert pd.isna(of_measure(table, measure, "rank_20").loc["one", "difference_at_equal_lr"])
 
 
 @pytest.mark.parametrize("study", ["elsewhere", "noise_dial"])

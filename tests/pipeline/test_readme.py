@@ -124,10 +124,47 @@ def test_the_other_tables_of_studies_are_the_committed_ones(name: str, digits: i
         assert f"| {' | '.join([row['label'], *difference(row, digits)])} |" in README
 
 
+@pytest.mark.parametrize(
+    ("name", "arm", "against", "measure"),
+    [
+        ("controls", "permuted", "adam", "test_accuracy_share"),
+        ("controls", "random_energy", "adam", "test_accuracy_share"),
+        ("elsewhere", "cnn_rank_49", "cnn_adam", "best_validation_loss_nats"),
+        ("approximate", "uncertified", "rank_20", "test_loss_nats"),
+        ("approximate", "uncertified", "rank_20", "train_loss_nats"),
+    ],
+)
+def test_differences_at_equal_rates_are_what_was_found(
+    name: str, arm: str, against: str, measure: str
+) -> None:
+    table = pd.read_csv(ROOT / f"metrics/studies/{name}.csv")
+    row = table.set_index(["arm", "against", "measure"]).loc[(arm, against, measure)]
+    column = "difference_at_equal_lr"
+    assert spread(row[column], [row[f"{column}_low"], row[f"{column}_high"]], 3) in TEXT
+
+
+def test_what_another_rate_does_to_adam_is_what_was_found() -> None:
+    mean = pd.read_csv(ROOT / "metrics/studies/tuning/adam.csv").groupby("lr").mean()
+    change = mean.loc[0.0017] - mean.loc[0.0012]
+    assert f"train loss falls by {-change['train_loss_nats']:.2f} and its" in TEXT
+    assert f"accuracy rises by {change['validation_accuracy_share']:.3f}." in TEXT
+    assert f"at 0.0025 Adam's train loss ends at {mean.loc[0.0025, 'train_loss_nats']:.2f} " in TEXT
+
+
+def test_shuffled_pixels_take_away_what_was_found() -> None:
+    before = study("rank_sweep", against="adam").set_index("arm").loc["rank_20", "difference"]
+    now = study("elsewhere", against="shuffled_adam").set_index("arm")
+    after = now.loc["shuffled_rank_20", "difference"]
+    assert f"rank 20's deficit, {before:+.3f} in test loss before and {after:+.3f} now." in TEXT
+
+
 def test_what_filtering_acts_like_is_what_was_found() -> None:
     table = pd.read_csv(ROOT / "metrics/studies/learning_rate.csv").set_index("arm")
     width = table["width_decades"]
     assert f"{width['rank_20']:.2f} decades against Adam's {width['adam']:.2f}." in TEXT
+    lowest = table["validation_loss_nats"]
+    assert f"validation loss below {lowest['rank_20']:.3f}, Adam's lowest" in TEXT
+    assert f"Adam's lowest being {lowest['adam']:.3f}." in TEXT
     for prefix in ("tuned_", ""):
         name = f"{prefix}adams_lr_ratio_for_equal_train_loss"
         ratio, low, high = table.loc["rank_20", [name, f"{name}_low", f"{name}_high"]]
@@ -156,6 +193,8 @@ def test_what_becomes_of_gradients_is_what_was_found() -> None:
     for quantity, number in {
         "energy": "{:.3f}",
         "energy_permuted": "{:.3f}",
+        "cosine_permuted": "{:.3f}",
+        "cosine_fresh": "{:.4f}",
         "retention_fresh": "{:+.3f}",
         "step_leak": "{:.4f}",
         "step_leak_adam": "{:.5f}",
@@ -166,7 +205,10 @@ def test_what_becomes_of_gradients_is_what_was_found() -> None:
         assert " and ".join(pair) in TEXT
     noise = table.set_index("quantity").loc["energy", "energy_of_pure_noise_share"].iloc[0]
     assert f"of pure noise {noise:.3f}" in TEXT
-    assert f"would be at {1 - found['energy', 'adam'] ** 0.5:+.3f}" in TEXT
+    alone = (f"{1 - found['energy', along] ** 0.5:+.3f}" for along in ("adam", "rank_20"))
+    assert f"took noise alone would be at {' and '.join(alone)}." in TEXT
+    gain = study("controls", against="rank_20").set_index("arm").loc["permuted", "difference"]
+    assert f"permuted one trains better, by {-gain:.3f} in test loss" in TEXT
 
 
 @pytest.mark.parametrize("hyperparameters", [("found", "searched"), ("published", "reported")])
@@ -244,6 +286,18 @@ def test_the_table_of_costs_is_the_committed_one() -> None:
             cells.append(number.format(found.item()) if len(found) else "")
         (row,) = [line for line in README.splitlines() if line.startswith(f"| {method} |")]
         assert [cell.strip() for cell in row.split("|")[2:-1]] == cells
+
+
+def test_what_a_training_step_takes_is_what_was_measured() -> None:
+    found = read("metrics/benchmark.json")
+    steps = pd.DataFrame(found["training_steps"]).query("rank == 20").set_index("method")
+    gram, subspace, certified, svd = (
+        f"{steps.loc[method, 'ratio_to_fused_adam']:.1f} times"
+        for method in ("gram", "subspace", "subspace, certified to 1 %", "svd")
+    )
+    assert f"takes {gram} as long as with fused Adam with `gram`, {subspace} with `sub" in TEXT
+    assert f"{certified} with the certificate, and {svd} with a full SVD" in TEXT
+    assert f"parameters to the power {found['growth_exponents']['subspace']:.2f}." in TEXT
 
 
 def test_what_processes_bring_is_what_was_measured() -> None:
