@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from project import Project
+
+# What a shell puts in the background ignores Ctrl-C, and so does all that starts from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
