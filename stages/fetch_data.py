@@ -1,21 +1,11 @@
-"""Generate MNIST-1D as published and split it into training, validation and test samples."""
+"""Make the data and split them into training, validation and test samples."""
 
-from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
-
-# isort: split
-from experiment import data, files, versions
-from experiment.params import read_params
-
-READS = ("data.train", "data.validation", "data.shuffle")
+from experiment.stage import data
+from experiment.stage.params import read_params
 
 
 def main() -> None:
-    """Write data/mnist1d.npz."""
-    params = read_params(READS)
-    data.split(data.published(), params.data).write()
-
-
-if __name__ == "__main__":
-    with errors.reported(), files.inputs_unchanged():
-        versions.check()
-        main()
+    """Write data/<data.name>.npz."""
+    params = read_params()
+    dataset, title = data.load(params.data, params.seed)
+    dataset.write(params.data.name, title)

@@ -1,56 +1,42 @@
 """Draw the convergence of both optimizers and the trials of both searches."""
 
-from experiment import errors  # First: it fixes the arithmetic before torch and NumPy load.
-
-# isort: split
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from experiment import files, versions
-from experiment.figures import STYLES, panels, plain_ticks
+from experiment.report.figures import OPTIMIZERS, line_with_band, panels, plain_ticks
+from experiment.report.statistics import mean_interval
+from experiment.stage import data, files
+from experiment.stage.params import read_params
+
+CURVE = "validation_losses_nats"
 
 
 def tuned(optimizer: str) -> str:
     """The tuned parameters in words, such as `learning rate 0.0012, rank 20`."""
     names = {"lr": "learning rate", "rank": "rank"}
-    best = files.read_best(optimizer)
+    best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
     return ", ".join(f"{names[name]} {value:.2g}" for name, value in best.items())
 
 
-def convergence() -> Figure:
+def convergence(title: str) -> Figure:
     """Mean validation loss over epochs with its 95 % interval."""
-    pairs = files.read_json(Path("metrics/comparison.json"), "pairs")["pairs"]
     figure, (axes,) = panels(1)
-    for optimizer, style in STYLES.items():
-        history = files.read_csv(
-            Path(f"plots/history/{optimizer}.csv"),
-            "epoch",
-            "validation_loss_nats",
-            "validation_loss_nats_low",
-            "validation_loss_nats_high",
-        )
+    for optimizer, style in OPTIMIZERS.items():
+        path = Path(f"metrics/{optimizer}.json")
+        replicates = files.read_rows(path, "replicates", CURVE, other=[CURVE])
+        curves = np.array(replicates[CURVE].tolist())
         label = f"{style['label']} ({tuned(optimizer)})"
-        axes.plot(
-            history["epoch"],
-            history["validation_loss_nats"],
-            markersize=3.5,
-            **style | {"label": label},
-        )
-        axes.fill_between(
-            history["epoch"],
-            history["validation_loss_nats_low"],
-            history["validation_loss_nats_high"],
-            color=style["color"],
-            alpha=0.2,
-            linewidth=0,
+        line_with_band(
+            axes, range(curves.shape[1]), mean_interval(curves), **{**style, "label": label}
         )
     axes.set(
         xlabel="epoch",
         ylabel="validation loss (cross-entropy, nats)",
-        title=f"Validation loss on MNIST-1D\nmean of {pairs} paired replicates, 95 % interval",
+        title=f"Validation loss on {title}\nmean of {len(curves)} paired replicates, 95 % interval",
     )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.legend()
     return figure
 
@@ -58,19 +44,18 @@ def convergence() -> Figure:
 def tuning() -> Figure:
     """Validation loss of every trial against its learning rate, and against its rank."""
     figure, (by_lr, by_rank) = panels(2)
-    for optimizer, style in STYLES.items():
-        trials = files.read_csv(
-            Path(f"plots/tuning/{optimizer}.csv"), "lr", "rank", "validation_loss_nats"
-        )
-        best = trials.loc[trials["validation_loss_nats"].idxmin()]
-        points = style | {"linestyle": "none"}
+    for optimizer, style in OPTIMIZERS.items():
+        path = Path(f"metrics/tune_{optimizer}.json")
+        trials = files.read_rows(path, "trials", "lr", "rank", "trial_loss_nats")
+        best = trials.loc[trials["trial_loss_nats"].idxmin()]
+        points = {**style, "linestyle": "none"}
         for axes, parameter in ((by_lr, "lr"), (by_rank, "rank")):
             if trials[parameter].notna().all():
-                axes.plot(trials[parameter], trials["validation_loss_nats"], **points)
+                axes.plot(trials[parameter], trials["trial_loss_nats"], **points)
                 axes.plot(
                     best[parameter],
-                    best["validation_loss_nats"],
-                    **points | {"marker": "*", "label": f"{style['label']}, best"},
+                    best["trial_loss_nats"],
+                    **{**points, "marker": "*", "label": f"{style['label']}, best"},
                     markersize=16,
                     markerfacecolor="none",
                 )
@@ -91,8 +76,8 @@ def tuning() -> Figure:
     return figure
 
 
-if __name__ == "__main__":
-    with errors.reported(), files.inputs_unchanged():
-        versions.check()
-        files.write_figure(Path("plots/convergence_comparison.png"), convergence())
-        files.write_figure(Path("plots/tuning.png"), tuning())
+def main() -> None:
+    """Write plots/convergence_comparison.png and plots/tuning.png."""
+    title = data.title(read_params().data.name)
+    files.write_figure(Path("plots/convergence_comparison.png"), convergence(title))
+    files.write_figure(Path("plots/tuning.png"), tuning())

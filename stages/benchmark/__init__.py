@@ -1,1 +1,1 @@
-"""What the stages of the benchmark share: contenders, gradients, timing."""
+"""The benchmark: what a step costs, and how fast the pipeline is."""

@@ -1,4 +1,4 @@
-"""Between a list of gradients and the square matrix (or stack of them) that is filtered."""
+"""Convert between a list of gradients and the square matrix, or stack of them, to filter."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
     Args:
         tensors: the pieces, each of shape ``(*batch, ...)`` with the same ``batch``.
         batch_dims: the number of leading axes that index independent matrices.
-        dtype: the type of the result.
+        dtype: of the result.
 
     Returns:
         A new tensor of shape ``(*batch, n, n)``, where ``n * n`` is the smallest square that holds
-        the entries one batch element has.
+        the entries of one batch element.
 
     """
     first = tensors[0]
@@ -39,26 +39,26 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
 
     Args:
         matrix: a contiguous tensor of shape ``(*batch, n, n)``.
-        like: tensors that the results resemble, see :func:`resembling`.
+        like: the tensors to imitate, see :func:`resembling`.
         batch_dims: the number of leading axes of ``matrix`` and of every tensor in ``like``.
 
     """
     flat = matrix.flatten(-2)
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]
     padding = flat.shape[-1] - sum(sizes)
-    pieces = flat.split([*sizes, padding], dim=-1)
+    pieces = torch.split(flat, [*sizes, padding], dim=-1)
     return [resembling(piece, t) for piece, t in zip(pieces, like, strict=False)]
 
 
 def resembling(tensor: Tensor, like: Tensor) -> Tensor:
     """Give ``tensor`` the shape, dtype, device and strides of ``like``, as a view if possible.
 
-    What a narrower dtype cannot hold becomes the largest that it can. The strides matter: on the
-    CPU the fused Adam takes those of a gradient for its parameter's.
+    Values too large for a narrower dtype are clamped to its range. The strides matter: on the CPU,
+    fused Adam assumes that a gradient has the strides of its parameter.
     """
     limit = torch.finfo(like.dtype).max
     if limit < torch.finfo(tensor.dtype).max:
-        # A filtered entry may be larger than every entry that went in: not for it to become inf.
+        # A filtered entry may exceed every original entry, and must not become inf.
         tensor = tensor.clamp(-limit, limit)
     tensor = tensor.reshape(like.shape).to(like)
     if tensor.stride() == like.stride():

@@ -1,14 +1,14 @@
-"""Rank-k approximation of matrices ``(..., m, n)``: pure functions of tensors.
+"""Rank-k approximation of matrices ``(..., m, n)``, as pure functions of tensors.
 
-Every function takes real float32 or float64 matrices and a rank ``0 < k < min(m, n)``, treats
-leading axes as a stack of independent matrices, and returns an :class:`Approximation`.
+Matrices are real, in float32 or float64. Leading axes index independent matrices. The rank is
+``0 < k < min(m, n)``.
 
-No left singular vectors are needed for the best one: with ``V`` the ``k`` leading right singular
-vectors of ``G`` it is ``(G V) V^T`` (Eckart and Young, 1936). Any other orthonormal ``V`` gives a
-contraction, so an inexact basis costs captured energy and nothing else.
+The best approximation needs no left singular vectors: it is ``(G V) V^T``, where ``V`` holds the
+``k`` leading right singular vectors of ``G`` (Eckart and Young, 1936). Any other orthonormal ``V``
+still gives a contraction, so an inexact basis costs captured energy and nothing else.
 
-A matrix with a NaN or infinite entry gives an approximation that is NaN throughout; the other
-matrices of its stack are not affected.
+If a matrix has a NaN or infinite entry, its approximation is NaN throughout. The other matrices in
+its stack are not affected.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# How far from optimal "exact" may be, relative to the norm of the matrix: float32 rounding.
+# How far from optimal "exact" may be, relative to the matrix norm: float32 rounding.
 _EXACT = 4 * torch.finfo(torch.float32).eps
 
-# Rounding units of the energy by which a sum of eigenvalues of a Gram matrix may be off.
+# Bound on the rounding error in a sum of Gram eigenvalues, in units of eps times the energy.
 _EIGENVALUES = 32
 
-# Share of the energy left out below which float32 eigenvectors are not good enough.
+# If less than this share of the energy is left out, float32 eigenvectors are not good enough.
 _DELICATE = 1e-4
 
-# Squared norms for which float32 holds all squares that matter; float64 holds those of any float32.
+# Squared norms for which float32 holds every square that matters. float64 holds any float32 square.
 _SQUARES = (1e-25, 1e30)
 
-# The filtered iteration pays from this side on, if n is this many times the size of its block.
+# The filtered iteration pays off if n is at least this, and this many times its block size.
 _FILTER_MIN_SIDE = 512
 _FILTER_MIN_SHARE = 12
 _FILTER_STEPS = 5
@@ -39,15 +39,15 @@ class Approximation(NamedTuple):
     """A rank-k approximation and what it took to find it."""
 
     matrix: Tensor  # (..., m, n)
-    basis: Tensor | None = None  # (..., n, r): start of the next subspace iteration
-    retries: int = 0  # matrices whose decomposition failed and was repeated another way
-    fallbacks: int = 0  # matrices without a certificate, for which all eigenvectors were computed
+    basis: Tensor | None = None  # (..., n, r), to start the next subspace iteration
+    retries: int = 0  # matrices whose decomposition failed and was redone another way
+    fallbacks: int = 0  # matrices that could not be certified and were decomposed in full
 
 
 def svd(matrix: Tensor, k: int) -> Approximation:
-    """Best approximation through a full singular value decomposition, in the matrix's own dtype.
+    """Best approximation from a full singular value decomposition, in the dtype of the matrix.
 
-    A decomposition that does not converge is repeated in float64 through the Gram matrix.
+    A decomposition that does not converge is redone in float64 from the Gram matrix.
 
     Raises:
         torch.linalg.LinAlgError: if that fails too.
@@ -57,11 +57,12 @@ def svd(matrix: Tensor, k: int) -> Approximation:
 
     def leading(g: Tensor) -> Tensor:
         u, s, vh = torch.linalg.svd(g, full_matrices=False)
-        return (u[..., :k] * s[..., None, :k]) @ vh[..., :k, :]
+        best: Tensor = (u[..., :k] * s[..., None, :k]) @ vh[..., :k, :]
+        return best
 
     def through_gram(g: Tensor) -> Tensor:
         wide = g.double()
-        v = torch.linalg.eigh(wide.mT @ wide).eigenvectors[..., -k:]
+        v: Tensor = torch.linalg.eigh(wide.mT @ wide).eigenvectors[..., -k:]
         return ((wide @ v) @ v.mT).to(g.dtype)
 
     result, retries = _with_retry(leading, through_gram, matrix.where(finite, 0))
@@ -69,35 +70,35 @@ def svd(matrix: Tensor, k: int) -> Approximation:
 
 
 def gram(matrix: Tensor, k: int) -> Approximation:
-    r"""Best approximation through leading eigenvectors of the Gram matrix ``C = G^T G``.
+    r"""Best approximation from the leading eigenvectors of the Gram matrix ``C = G^T G``.
 
-    Exact to float32 rounding: the error exceeds the smallest possible, :math:`\|G - G_k\|_F`, by
-    no more than that of a float32 SVD does, some units of ``eps`` times :math:`\|G\|_F`. Rounding
-    ``C`` mixes only eigenvectors whose eigenvalues differ by about as little, so that it costs
-    little energy. Where the energy left out is itself little, because the matrix nearly has rank
-    ``k``, it would cost more, and ``C`` is formed and decomposed again in float64; so it is where
-    float32 cannot hold the squares. The worst found is a giant singular value over a flat tail that
-    holds just more energy than that takes: up to 200 ``eps``. A float64 matrix has no wider type
-    and goes to :func:`svd`.
+    The result is exact to float32 rounding: as with a float32 SVD, the error exceeds the smallest
+    possible, :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. Rounding ``C``
+    mixes only eigenvectors whose eigenvalues differ by about as little, which costs little energy.
+    If the matrix nearly has rank ``k``, even that is much compared with the energy left out, so
+    ``C`` is formed and decomposed again in float64. The same happens if float32 cannot hold the
+    squares. The worst case found, up to 200 ``eps``, is a giant singular value over a flat tail
+    with just too much energy to trigger float64. A float64 matrix has no wider type and goes to
+    :func:`svd`.
 
-    For a small ``k`` of a large matrix a filtered subspace iteration finds the eigenvectors in a
-    fraction of the time. Its result is accepted only with a proof that it is optimal for ``C``, see
-    :func:`excess_energy`; a matrix for which there is none is decomposed in full.
+    If ``k`` is small and the matrix large, a filtered subspace iteration finds the eigenvectors in
+    a fraction of the time. Its result is accepted only with a proof that it is optimal for ``C``,
+    see :func:`excess_energy`. Without a proof the matrix is decomposed in full.
 
     Raises:
-        torch.linalg.LinAlgError: if a full decomposition fails in two ways.
+        torch.linalg.LinAlgError: if a full decomposition and its retry both fail.
 
     """
     if matrix.dtype == torch.float64:
         return svd(matrix, k)
-    if matrix.shape[-1] > matrix.shape[-2]:  # the smaller of the two Gram matrices
+    if matrix.shape[-1] > matrix.shape[-2]:  # use the smaller Gram matrix
         transposed = gram(matrix.mT, k)
         return transposed._replace(matrix=transposed.matrix.mT)
     g = matrix.reshape(-1, *matrix.shape[-2:])
     n = g.shape[-1]
     c = g.mT @ g
     energy = _trace(c)
-    usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # and not NaN
+    usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # False for NaN
     c.masked_fill_(~usable[:, None, None], 0)
     block = k + max(8, k // 2 + 2)
     filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
@@ -128,7 +129,7 @@ def gram(matrix: Tensor, k: int) -> Approximation:
 def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Approximation:
     r"""Approximation from ``iterations`` steps of block subspace iteration started at ``basis``.
 
-    One iteration is ``Q = orth(G V)``, ``V = G^T Q``; the answer is :math:`Q_k Q_k^T G` for the
+    One iteration is ``Q = orth(G V)``, ``V = G^T Q``; the result is :math:`Q_k Q_k^T G` for the
     ``k`` leading Ritz vectors :math:`Q_k` in the span of ``Q``. For a fixed matrix the angle to the
     leading subspace shrinks by :math:`(\sigma_{r+1} / \sigma_k)^2` each time (Halko, Martinsson and
     Tropp, 2011, section 4.5). Nothing here synchronises with the host.
@@ -140,7 +141,7 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
         iterations: at least 1; each costs two products of an ``m x n`` with an ``n x r`` matrix.
 
     Returns:
-        The approximation, and as its ``basis`` the new right Ritz vectors, the leading first.
+        The approximation. Its ``basis`` holds the new right Ritz vectors, leading ones first.
 
     """
     v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:]).to(matrix.dtype)
@@ -157,11 +158,11 @@ def ritz_factors(
     basis: Tensor,
     iterations: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do the iteration of :func:`subspace` on a matrix ``G`` of which only products are known.
+    """Run the iteration of :func:`subspace` on a matrix ``G`` known only through its products.
 
     Args:
-        times: ``V`` to ``G V``, ``(..., n, r)`` to ``(..., m, r)``.
-        transposed_times: ``Q`` to ``G^T Q``, ``(..., m, r)`` to ``(..., n, r)``.
+        times: maps ``V (..., n, r)`` to ``G V (..., m, r)``.
+        transposed_times: maps ``Q (..., m, r)`` to ``G^T Q (..., n, r)``.
         k: the rank of the result.
         basis: ``(..., n, r)``, in the dtype of ``G``.
         iterations: at least 1.
@@ -175,10 +176,10 @@ def ritz_factors(
     for _ in range(iterations):
         q = _orthonormal(times(_normalized(v)))[0].to(v.dtype)
         v = transposed_times(q)
-    # Order the r directions by the energy they hold, to keep the k best: subspace iteration again,
-    # on the small r x r matrix, because eigh would synchronise. Near-ties that two steps leave
-    # unsorted hold nearly the same energy, so it does not matter which of them are kept. Directions
-    # that hold none would stay where they are: they go to the end beforehand.
+    # Sort the r directions by energy, to keep the k best. Subspace iteration on the small r x r
+    # matrix does that without synchronising, unlike eigh. Two steps can leave near-ties unsorted,
+    # but those hold nearly the same energy, so it does not matter which of them are kept.
+    # Directions without energy would not move, so they go to the end first.
     order = _lengths(v).argsort(-1, descending=True)
     v, q = v.take_along_dim(order, -1), q.take_along_dim(order, -1)
     wide = v.double()
@@ -190,18 +191,19 @@ def ritz_factors(
 
 
 def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:
-    """Improve ``start`` until its error is proven to be near the smallest possible.
+    """Improve ``start`` until its error is proven to be close to the smallest possible.
 
-    Matrices whose error is too large get two more subspace iterations, up to twice, and if that is
-    not enough the exact approximation of :func:`gram`.
+    A matrix whose error is too large gets two more subspace iterations, up to twice. If that is not
+    enough, it gets the exact approximation of :func:`gram`.
 
     Args:
         matrix: ``(..., m, n)``.
         k: the rank.
         start: what :func:`subspace` returned for ``matrix``.
-        tolerance: the error that is allowed beyond the smallest possible, relative to it.
+        tolerance: by how much the error may exceed the smallest possible, relative to it.
 
     """
+    assert start.basis is not None
     g = matrix.reshape(-1, *matrix.shape[-2:])
     found, basis = (t.reshape(len(g), *t.shape[-2:]) for t in (start.matrix, start.basis))
     allowed = (1 + tolerance) * smallest_error(g, k)
@@ -216,6 +218,7 @@ def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) ->
         if len(pending) == 0:
             break
         better = subspace(g[pending], k, basis[pending], iterations=2)
+        assert better.basis is not None
         found[pending], basis[pending] = better.matrix, better.basis
         pending = refused(pending, better.matrix)
     retries = 0
@@ -233,10 +236,10 @@ def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) ->
 def random_signs(
     rows: int, columns: int, seed: int, step: int | Tensor, device: torch.device | None = None
 ) -> Tensor:
-    """Draw a ``(rows, columns)`` float32 matrix of signs, a pure function of the arguments.
+    """Draw a ``(rows, columns)`` float32 matrix of signs, as a pure function of the arguments.
 
-    The signs hash their own position with the two-round integer hash of Wellons' hash-prospector,
-    so no generator is consumed, ``step`` may live on the device, and every device draws the same.
+    Each sign is a hash of its position: the two-round integer hash of Wellons' hash-prospector. So
+    no generator advances, ``step`` may live on the device, and every device draws the same signs.
     """
     if isinstance(step, Tensor):
         step = step.to(device, torch.int64)
@@ -249,25 +252,25 @@ def random_signs(
 
 
 def with_fresh_directions(basis: Tensor, count: int, seed: int, step: int | Tensor) -> Tensor:
-    """Replace the last ``count`` columns of ``basis`` by random ones, new at every step.
+    """Replace the last ``count`` columns of ``basis`` with random ones, new at every step.
 
-    Subspace iteration cannot find a direction to which its start is orthogonal. Columns of zeros,
-    which a matrix of low rank leaves behind, are replaced too.
+    Subspace iteration cannot find a direction that is orthogonal to its start. Columns of zeros,
+    which a low-rank matrix leaves behind, are replaced too.
     """
     rows, columns = basis.shape[-2:]
-    fresh = random_signs(rows, columns, seed, step, basis.device).to(basis.dtype) / rows**0.5
+    fresh = random_signs(rows, columns, seed, step, basis.device).to(basis.dtype).div(rows**0.5)
     last = torch.arange(columns, device=basis.device) >= columns - count
     return fresh.where(last | (_lengths(basis) == 0), basis)
 
 
 def captured_energy(matrix: Tensor, approximation: Tensor) -> Tensor:
-    """Share of the squared Frobenius norm that an orthogonal projection has kept, ``(...)``."""
+    """Share of the squared Frobenius norm that an orthogonal projection keeps, ``(...)``."""
     kept, whole = (_norm(m).square() for m in (approximation, matrix))
     return (kept / whole).where(whole != 0, 1)
 
 
 def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
-    r"""Proven bound on the energy that ``v`` misses, compared with the best basis of its size.
+    r"""Proven bound on the energy that ``v`` misses compared with the best basis of its size.
 
     The error of :math:`(G V) V^T` satisfies :math:`\|G - G V V^T\|_F^2 = \mathrm{tr}\,C -
     \mathrm{tr}\,V^T C V` with ``C = G^T G``, so the excess is :math:`\sum_{i \le k} \lambda_i(C) -
@@ -285,12 +288,12 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
     .. math::
         \text{excess} \le \|B\|_F^2 / \delta + \sum_i \max(0, \mu + \delta - \theta_i) .
 
-    :math:`\|B\|_F` is the norm of the residual :math:`C V - V \Theta`. That :math:`D \preceq \mu I`
-    is proven by a Cholesky factorisation of :math:`\mu I - C + V \Theta V^T`, of which
-    :math:`\mu I - D` is a principal part: it exists only for a positive definite matrix. That costs
-    ``n^3 / 3``, an eigendecomposition about ``9 n^3``. Across a gap the bound is quadratic in the
-    residual, without one linear; :math:`\delta` minimises it. It holds up to the rounding of
-    float64.
+    :math:`\|B\|_F` is the norm of the residual :math:`C V - V \Theta`. A Cholesky factorisation of
+    :math:`\mu I - C + V \Theta V^T`, which contains :math:`\mu I - D` as a principal block, proves
+    :math:`D \preceq \mu I`, because only a positive definite matrix has one. It costs ``n^3 / 3``,
+    an eigendecomposition about ``9 n^3``. The :math:`\delta` that minimises the bound makes it
+    quadratic in the residual if there is a gap, and linear if there is none. The bound holds up to
+    float64 rounding.
 
     Args:
         c: float64 Gram matrices ``(..., n, n)``.
@@ -304,11 +307,11 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
     cv = c @ v
     theta = (v * cv).sum(-2)
     scaled = v * theta[..., None, :]
-    residual = torch.linalg.vector_norm(cv - scaled, dim=(-2, -1))[..., None]
+    residual = _norm(cv - scaled)[..., None]
     complement = (scaled @ v.mT).sub_(c)
     complement.diagonal(dim1=-2, dim2=-1).add_(next_value[..., None])
     proven = torch.linalg.cholesky_ex(complement).info == 0
-    # The minimum over delta is where the slope vanishes with m active terms, or at a kink.
+    # The minimum over delta is at a kink, or where the slope vanishes with 1, 2, ... active terms.
     mu = next_value[..., None]
     terms = torch.arange(1, theta.shape[-1] + 1, device=c.device)
     delta = torch.cat([residual / terms.sqrt(), theta - mu], dim=-1)
@@ -319,41 +322,41 @@ def excess_energy(c: Tensor, v: Tensor, next_value: Tensor) -> Tensor:
 
 
 def smallest_error(matrix: Tensor, k: int) -> Tensor:
-    r"""Lower bound on the error of every approximation of rank ``k``, tight to rounding.
+    r"""Lower bound on the error of every approximation of rank ``k``, tight up to rounding.
 
-    The smallest is :math:`\|G - G_k\|_F^2 = \|G\|_F^2 - \sum_{i \le k} \lambda_i(G^T G)` (Eckart
-    and Young, 1936). Eigenvalues without their vectors cost less than half of an
-    eigendecomposition. What rounding may have added to them is taken off.
+    The smallest error is the root of :math:`\|G - G_k\|_F^2 = \|G\|_F^2 - \sum_{i \le k}
+    \lambda_i(G^T G)` (Eckart and Young, 1936). Eigenvalues alone cost less than half as much as a
+    full eigendecomposition. The most that rounding may have added to them is subtracted.
 
     Args:
         matrix: ``(..., m, n)``.
         k: the rank.
 
     Returns:
-        The bound ``(...)`` in float64; 0 where the error is within rounding of it, and for a matrix
-        that is not finite.
+        The bound ``(...)`` in float64; 0 where it is lost in rounding, and for a matrix that is not
+        finite.
 
     """
     norm = _norm(matrix)
     unit = matrix / norm.where(norm > 0, 1)[..., None, None]
     unit = unit.nan_to_num(0, 0, 0).to(matrix.dtype)
     c = unit @ unit.mT if matrix.shape[-1] > matrix.shape[-2] else unit.mT @ unit
-    kept = torch.linalg.eigvalsh(c)[..., -k:].sum(-1, dtype=torch.float64)
+    kept: Tensor = torch.linalg.eigvalsh(c)[..., -k:].sum(-1, dtype=torch.float64)
     left_out = 1 - kept - _EIGENVALUES * torch.finfo(matrix.dtype).eps
     return norm.nan_to_num(0, 0, 0) * left_out.clamp(min=0).sqrt()
 
 
 def excess_error(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
-    r"""How much worse an approximation of rank ``k`` is than the best one, relative to that.
+    r"""Relative excess of the error of a rank-``k`` approximation over the smallest possible.
 
     Args:
-        matrix: ``(..., m, n)``, the ``G``.
-        approximation: of the same shape.
+        matrix: ``G``, of shape ``(..., m, n)``.
+        approximation: ``A``, of the same shape.
         k: the rank.
 
     Returns:
-        ``(...)`` in float64: an ``x`` with :math:`\|G - A\|_F \le (1 + x) \|G - G_k\|_F`,
-        infinite where the best error is lost in rounding. An error below rounding counts as none.
+        ``x (...)`` in float64, such that :math:`\|G - A\|_F \le (1 + x) \|G - G_k\|_F`: 0 where
+        the error of ``A`` is within rounding, else infinite where the smallest error is.
 
     """
     error = _norm(matrix - approximation)
@@ -362,7 +365,7 @@ def excess_error(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
 
 
 def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, int]:
-    """Leading eigenvectors of Gram matrices by ``eigh``, and how many needed a retry."""
+    """Leading eigenvectors of Gram matrices by ``eigh``, and how many matrices needed a retry."""
     return _with_retry(
         lambda c: torch.linalg.eigh(c).eigenvectors[..., -k:],
         lambda c: torch.linalg.svd(c.double()).U[..., :k].to(c.dtype),
@@ -371,12 +374,12 @@ def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, int]:
 
 
 def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Leading eigenvectors of float32 Gram matrices, and where they are proven optimal.
+    """Leading eigenvectors of float32 Gram matrices, and whether they are proven optimal.
 
-    Subspace iteration with a polynomial of degree two in place of ``C^2``: the Chebyshev polynomial
-    that stays small on ``[0, cut]`` and grows fastest beyond it, ``cut`` following the smallest
-    eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). It runs in float32,
-    the proof in float64.
+    This is subspace iteration with a quadratic polynomial in place of ``C^2``: the Chebyshev
+    polynomial that stays small on ``[0, cut]`` and grows fastest beyond. ``cut`` follows the
+    smallest eigenvalue that the block has found (Rutishauser, 1969; Zhou et al., 2006). The
+    iteration runs in float32, the proof in float64.
     """
     n = c.shape[-1]
     scale = 1 / _trace(c).clamp(min=_SQUARES[0])[:, None, None]
@@ -388,24 +391,24 @@ def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tenso
         v, smallest = _orthonormal(y)
         cut = (cut + (cut.square() / 2 + 4 * smallest[:, None, None]).sqrt()) / 2
         v = v.float()
-    v = _orthonormal(v)[0]  # again, in float64: the proof needs it to that precision
+    v = _orthonormal(v)[0]  # again, because the proof needs float64 precision
     c = c.double()
     values, rotation = torch.linalg.eigh(v.mT @ (c @ v))
     v = v @ rotation[..., -k:]
     energy = _trace(c)
     error = energy - values[..., -k:].sum(-1)  # squared
-    # The excess energy is (error + best) * (error - best) of the norms: it bounds error - best.
+    # For error norms e and, at best, b, the excess energy is (e + b) * (e - b) >= e * (e - b).
     allowed = _EXACT * (energy * error.clamp(min=0)).sqrt()
     next_value = (values[..., -k] + values[..., -k - 1]) / 2 + allowed / (4 * k)
     return v.float(), excess_energy(c, v, next_value) <= allowed
 
 
 def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis ``(..., n, r)`` for the columns of ``y``, and the smallest diagonal of R.
+    """Orthonormal basis ``(..., n, r)`` of the columns of ``y``, and the smallest diagonal of R.
 
-    Cholesky QR in float64, where it is stable for condition numbers up to 1e7, all that float32
-    columns can have. The shift keeps the factorisation alive beyond that (Fukaya et al., 2020):
-    dependent columns come out shorter than 1 instead of failing, zeros stay zero.
+    Cholesky QR in float64 is stable for condition numbers up to 1e7, the most that float32 columns
+    can have. Beyond that the shift keeps the factorisation from failing (Fukaya et al., 2020):
+    dependent columns come out shorter than 1, and zero columns stay zero.
     """
     y = y.double()
     normal = y.mT @ y
@@ -417,17 +420,19 @@ def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalized(v: Tensor) -> Tensor:
-    """The columns of ``v`` with length 1; those of zeros stay so."""
+    """Scale the columns of ``v`` to length 1; zero columns stay zero."""
     return (v / _lengths(v).clamp(min=torch.finfo(torch.float64).tiny)).to(v.dtype)
 
 
 def _lengths(v: Tensor) -> Tensor:
-    """Of the columns, ``(..., 1, r)``; in float64, which holds the squares of any float32."""
-    return torch.linalg.vector_norm(v, dim=-2, keepdim=True, dtype=torch.float64)
+    """Column lengths ``(..., 1, r)``, in float64, which holds the square of any float32."""
+    lengths: Tensor = torch.linalg.vector_norm(v, dim=-2, keepdim=True, dtype=torch.float64)
+    return lengths
 
 
 def _norm(matrix: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(matrix, dim=(-2, -1), dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(matrix, dim=(-2, -1), dtype=torch.float64)
+    return norm
 
 
 def _trace(matrix: Tensor) -> Tensor:
@@ -437,10 +442,10 @@ def _trace(matrix: Tensor) -> Tensor:
 def _with_retry(
     first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], matrix: Tensor
 ) -> tuple[Tensor, int]:
-    """Apply ``first`` to a stack, and ``second`` where that does not converge."""
+    """Apply ``first`` to a stack; apply and count ``second`` where that does not converge."""
     try:
         return first(matrix), 0
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not re-exported
         if matrix.ndim == 2:
             return second(matrix), 1
         parts = [_with_retry(first, second, part) for part in matrix]

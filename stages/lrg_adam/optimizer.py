@@ -3,16 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Adam
 from torch.optim.adam import adam
-from torch.optim.optimizer import (
-    ParamsT,
-    _use_grad_for_differentiable,
-)
+from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 
 from . import low_rank
 from .flatten import from_square, resembling, square_side, to_square
@@ -20,7 +18,10 @@ from .flatten import from_square, resembling, square_side, to_square
 if TYPE_CHECKING:
     from .sharded import ShardedMatrix
 
-# One matrix spans all groups under scope="model", so these cannot differ between them.
+_T = TypeVar("_T")
+_List = list[Tensor]
+
+# With scope="model" one matrix spans all groups, so these must be the same in every group.
 _SHARED_OPTIONS = (
     "rank",
     "method",
@@ -56,19 +57,19 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class MatrixInfo:
-    """What the last step did to one gradient matrix (or one stack of them)."""
+    """What the last step did to one gradient matrix (or stack of matrices)."""
 
     shape: tuple[int, ...]
     rank: int
     retries: int
-    """Decompositions that did not converge and were repeated another way."""
+    """Decompositions that did not converge and were redone another way."""
     fallbacks: int
     """Matrices whose cheaper result could not be certified and was replaced by the exact one."""
     captured_energy: Tensor | None
-    """Share of the squared gradient norm that was kept, for each matrix; with ``diagnostics``."""
+    """Share of the squared gradient norm kept, for each matrix; only with ``diagnostics``."""
     excess_error: Tensor | None
-    """The error beyond the smallest possible, relative to it; with ``diagnostics``. Zero for the
-    exact methods, infinite where the smallest possible is lost in rounding."""
+    """Relative excess of the error over the smallest possible; only with ``diagnostics``. Zero for
+    the exact methods, infinite where the smallest possible is lost in rounding."""
 
 
 class LRGAdam(Adam):
@@ -83,7 +84,7 @@ class LRGAdam(Adam):
             &n                     \leftarrow   \lceil \sqrt{N} \rceil                           \\
             &\textbf{for} \: t=1 \: \textbf{to} \: \ldots \: \textbf{do}                         \\
             &\hspace{5mm}g_t       \leftarrow   \nabla_{\theta} f_t (\theta_{t-1})
-                \text{, all parameters, in their order, in one vector}                           \\
+                \text{, for all parameters in order, as one vector}                              \\
             &\hspace{5mm}G_t       \leftarrow   g_t \text{ followed by } n^2 - N \text{ zeros, as }
                 n \text{ rows of } n                                                             \\
             &\hspace{5mm}U \Sigma V^{\top}  \leftarrow   G_t
@@ -101,75 +102,76 @@ class LRGAdam(Adam):
 
     For Adam's step see :class:`torch.optim.Adam`. With ``rank >= n`` this is Adam, bit for bit.
 
-    Which method:
+    The methods:
 
-    - ``"gram"``, the default, is exact to float32 rounding, and cheaper than an SVD.
-    - ``"svd"`` is the literal form, and the only one that ``differentiable=True`` can follow.
-    - ``"randomized"`` starts a few subspace iterations from random directions at every step. Its
-      cost grows with the size of the gradient times the rank.
-    - ``"subspace"`` does one iteration from the directions of the step before, which are part of
-      the state. The cheapest for large models, and good if the gradient's leading directions drift
-      slowly. Directions that are new from one mini-batch to the next are captured late or not.
+    - ``"gram"``, the default, is exact to float32 rounding and cheaper than an SVD.
+    - ``"svd"`` follows the formula literally. Only this method supports ``differentiable=True``.
+    - ``"randomized"`` runs a few subspace iterations from random directions at every step. Its cost
+      grows with the size of the gradient times the rank.
+    - ``"subspace"`` runs one iteration from the directions of the previous step, which are part of
+      the state. It is the cheapest for large models, and good if the gradient's leading directions
+      drift slowly. Directions that are new in a mini-batch are found late or missed.
 
     ``diagnostics=True`` shows how good an approximate method is on the problem at hand.
 
-    What it does not do:
+    The limitations:
 
-    - It saves no memory: the moments are those of Adam, and a step needs further copies of the
-      gradient while it runs, two for the approximate methods and seven or eight for the exact ones.
-    - The update is not of low rank. Adam divides entry by entry after the filter; weight decay is
+    - It saves no memory: it keeps the moments of Adam, and a step temporarily needs more copies of
+      the gradient, two for the approximate methods and seven or eight for the exact ones.
+    - The update is not low-rank: Adam divides entry by entry after the filter, and weight decay is
       added after it too. Entries that the filter leaves near zero make ``eps`` matter more.
-    - It cannot filter a gradient while ``backward`` runs: the matrix needs all parameters.
-    - It does not clip. Clip before ``step``: that sees the full gradient. After ``step``, ``.grad``
-      holds the filtered one, and gradients accumulated without zeroing are added to that.
+    - It cannot filter a gradient while ``backward`` runs, because the matrix needs all parameters.
+    - It does not clip. Clip before ``step``, while ``.grad`` holds the full gradient. After
+      ``step`` it holds the filtered one. Without zeroing, new gradients are added to that.
 
-    DTensors, such as those of FSDP, are gathered by every process, unless products with the matrix
-    are all that is needed: by the approximate methods with ``scope="model"``, no ``batch_dims``, no
-    ``tolerance`` and no ``diagnostics``. Then each process works on the rows that it holds of the
-    matrix, and a product is summed over the processes, two of ``n`` times ``rank + oversampling``
-    entries in an iteration. That is for a mesh of one axis, over which every DTensor is sharded by
-    its first dimension or replicated; others are gathered. The same parameters need to have
-    gradients on all processes, which raise, skip and step together.
+    Every process gathers DTensors, such as those of FSDP, unless the step needs only products with
+    the matrix. This is so for the approximate methods with ``scope="model"`` and without
+    ``batch_dims``, ``tolerance`` and ``diagnostics``, on a mesh with a single axis over which every
+    DTensor is sharded by its first dimension or replicated. Each process then works on its own rows
+    of the matrix, and every iteration sums two products of ``n`` times ``rank + oversampling``
+    entries across processes. The same parameters must have gradients on all processes, which raise,
+    skip and step together.
 
-    The order of the parameters defines the matrix, so another order is another optimizer. A missing
-    gradient counts as zeros in the matrix, and its parameter is left alone. As always in torch,
-    ``load_state_dict`` restores the options of the checkpoint, the rank among them.
+    The order of the parameters defines the matrix, so a different order is a different optimizer. A
+    missing gradient counts as zeros in the matrix, and its parameter does not change. As usual in
+    torch, ``load_state_dict`` restores the options in the checkpoint, including the rank.
 
     Args:
         params (iterable): iterable of parameters, of named parameters or of dicts defining
-            parameter groups. Real and dense; for DTensors see above.
+            parameter groups. They must be real and dense; for DTensors see above.
         lr (float, Tensor, optional): learning rate (default: 1e-3)
         betas (tuple[float | Tensor, float | Tensor], optional): coefficients for the running
             averages of the filtered gradient and its square (default: (0.9, 0.999))
         eps (float, optional): term added to the denominator (default: 1e-8)
         weight_decay (float, optional): weight decay coefficient (default: 0)
         amsgrad (bool, optional): whether to use the AMSGrad variant (default: False)
-        rank (int or float): the number of singular values to keep, or if a float in (0, 1), its
-            ratio to ``n``, rounded, at least 1
-        method (str, optional): how the approximation is found, see above (default: "gram")
+        rank (int or float): the number of singular values to keep or, as a float in (0, 1), its
+            ratio to ``n``; the product is rounded, and at least 1
+        method (str, optional): how to find the approximation, see above (default: "gram")
         scope (str, optional): "model" for one matrix of all gradients, or "parameter" for a matrix
-            for each parameter of two or more dimensions, which the first of them indexes by rows
-            (as torch lays weights out); other parameters are not filtered (default: "model")
+            per parameter of two or more dimensions, whose first dimension indexes the rows (as in
+            torch's weights); other parameters are not filtered (default: "model")
         batch_dims (int, optional): number of leading axes, the same in every parameter, that index
-            independent models, each with a matrix of its own. A model's filtered gradient depends
-            on the other models by rounding at most, even if those are not finite (default: 0)
-        nonfinite (str, optional): what to do about NaN and infinite gradients. "raise" an error
-            that names the parameter; "skip" the step and count it in ``skipped_steps``; or
-            "propagate" NaN to all of the matrix they are in, and no other, which needs no
-            synchronisation with the device (default: "raise")
+            independent models, each with its own matrix. A model's filtered gradient depends on the
+            other models by rounding at most, even if those are not finite (default: 0)
+        nonfinite (str, optional): what to do about NaN and infinite gradients: "raise" an error
+            that names the parameter, "skip" the step and count it in ``skipped_steps``, or
+            "propagate" NaN to their whole matrix but no other, which needs no synchronisation with
+            the device (default: "raise")
         write_back (str, optional): "rebind" ``.grad`` to the filtered gradient, or write it
-            "inplace" where others hold references to the storage (default: "rebind")
-        tolerance (float, optional): for the approximate methods, the error allowed beyond the
-            smallest possible, relative to it. It is proven at every step; where the proof fails the
-            method iterates, then falls back to "gram". The proof costs a Gram matrix and its
-            eigenvalues (default: None, no proof)
-        seed (int, optional): randomness is a function of it and of the step, the global generator
-            is left alone (default: 0)
-        oversampling (int, optional): directions that the approximate methods iterate beyond the
-            rank; a quarter of them, rounded up, are new and random at every step (default: 8)
-        iterations (int, optional): of the approximate methods in a step (default: None, 2 from a
-            random start and 1 from a previous basis)
-        diagnostics (bool, optional): whether ``last_step_info`` tells captured energy and excess
+            "inplace" if something else refers to the storage (default: "rebind")
+        tolerance (float, optional): by how much the error of an approximate method may exceed the
+            smallest possible, relative to it. Every step proves this. If the proof fails, the
+            method iterates further, then falls back to "gram". The proof costs a Gram matrix and
+            its eigenvalues (default: None, no proof)
+        seed (int, optional): all randomness is a function of the seed and the step; the global
+            generator is not used (default: 0)
+        oversampling (int, optional): number of directions beyond the rank in the approximate
+            methods; "subspace" replaces a quarter of them, rounded up, with random ones at every
+            step (default: 8)
+        iterations (int, optional): number of iterations per step in the approximate methods
+            (default: None, 2 from a random start and 1 from a previous basis)
+        diagnostics (bool, optional): whether ``last_step_info`` includes captured energy and excess
             error, which cost a few reductions and the proof described above (default: False)
         foreach (bool, optional): as in :class:`torch.optim.Adam` (default: None)
         maximize (bool, optional): maximize the objective (default: False)
@@ -250,7 +252,7 @@ class LRGAdam(Adam):
             "iterations": iterations,
             "diagnostics": diagnostics,
         }
-        # Adam's constructor knows nothing of these; groups added later get them from the defaults.
+        # Adam's constructor does not know these. Groups added later get them from the defaults.
         self.defaults.update(options)
         for group in self.param_groups:
             for name, value in options.items():
@@ -258,10 +260,10 @@ class LRGAdam(Adam):
             self._check_group(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
         self.__dict__.setdefault("last_step_info", ())
         self.__dict__.setdefault("skipped_steps", 0)
-        for group in self.param_groups:  # a checkpoint of Adam, or of an older version
+        for group in self.param_groups:  # from a checkpoint of Adam or of an older version
             for name in _SHARED_OPTIONS:
                 if name in self.defaults:
                     group.setdefault(name, self.defaults[name])
@@ -269,8 +271,8 @@ class LRGAdam(Adam):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as :meth:`torch.optim.Optimizer.add_param_group` does.
 
-        Under ``scope="model"`` its parameters extend the one matrix, and its options for that
-        matrix have to be those of the other groups.
+        With ``scope="model"`` its parameters extend the one matrix, and its options for that matrix
+        must be those of the other groups.
         """
         super().add_param_group(param_group)
         if "rank" in self.defaults:
@@ -280,15 +282,15 @@ class LRGAdam(Adam):
                 self.param_groups.pop()
                 raise
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned.
 
-        The base class casts all state to the dtype of its parameter. A basis is kept in the dtype
-        that it was saved in, so that resuming is exact for bfloat16 parameters too.
+        The base class casts all state to the dtype of its parameter. A basis keeps the dtype in
+        which it was saved, so that resuming is exact for bfloat16 parameters too.
         """
         loaded: dict[str, Any] = {}
-        # The last of the pre-hooks, so that it sees what the others made of the argument.
+        # Registered last, so this pre-hook sees what the others made of the argument.
         hook = self.register_load_state_dict_pre_hook(lambda _, given: loaded.update(given))
         try:
             super().load_state_dict(state_dict)
@@ -304,10 +306,10 @@ class LRGAdam(Adam):
     def step(self, closure: None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], _T]) -> _T: ...
 
     @_use_grad_for_differentiable
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], _T] | None = None) -> _T | None:
         """Perform a single optimization step.
 
         Args:
@@ -316,8 +318,8 @@ class LRGAdam(Adam):
 
         Raises:
             RuntimeError: if a gradient is sparse, complex or (with ``nonfinite="raise"``)
-                not finite. Parameters, gradients and state are then as they were before the step.
-            torch.linalg.LinAlgError: if a decomposition fails in two ways.
+                not finite. Parameters, gradients and state are then left unchanged.
+            torch.linalg.LinAlgError: if a decomposition and its retry both fail.
 
         """
         self._accelerator_graph_capture_health_check()
@@ -332,10 +334,12 @@ class LRGAdam(Adam):
             return loss
 
         for group in self.param_groups:
-            lists: list[list[Tensor]] = [[], [], [], [], [], []]
-            has_complex = self._init_group(group, *lists)
+            lists: tuple[_List, _List, _List, _List, _List, _List] = ([], [], [], [], [], [])
+            has_complex = self._init_group(  # type: ignore[no-untyped-call]  # torch does not type it
+                group, *lists
+            )
             beta1, beta2 = group["betas"]
-            # Not super().step(): its hooks and profiler range would run a second time.
+            # Not super().step(), because its hooks and profiler range would run a second time.
             adam(
                 *lists,
                 has_complex=has_complex,
@@ -345,17 +349,17 @@ class LRGAdam(Adam):
                 found_inf=getattr(self, "found_inf", None),
                 **{name: group[name] for name in _ADAM_OPTIONS},
             )
-        # Only now: Adam initialises the state of a parameter if it finds it empty.
+        # Not earlier, because Adam initialises the state of a parameter only if it is empty.
         for p, basis in bases.items():
             self.state[p]["basis"] = basis
         return loss
 
     def _filter_gradients(self) -> dict[Tensor, Tensor] | None:
-        """Replace every gradient by its rank-k approximation.
+        """Replace every gradient with its rank-k approximation.
 
         Returns:
-            The bases to keep for the next step by the parameter that holds them, or ``None`` if a
-            gradient is not finite and the step is to be skipped.
+            The bases for the next step, keyed by the parameter whose state keeps them, or ``None``
+            if a gradient is not finite and the step must be skipped.
 
         """
         present = [
@@ -363,7 +367,7 @@ class LRGAdam(Adam):
         ]
         for _, p in present:
             _check_gradient(p.grad)
-        results = []
+        results: list[_Filtered] = []
         for options, params in self._matrices():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
             shape = _matrix_shape(grads, options)
@@ -372,19 +376,17 @@ class LRGAdam(Adam):
                 continue
             matrix, cut = _as_matrix(grads, shape, options)
             owner = next((p for p in params if "basis" in self.state.get(p, {})), None)
-            if owner is None:  # the first whose state Adam is going to initialise
+            if owner is None:  # the first whose state Adam will initialise
                 owner = next(p for p in params if p.grad is not None)
             found = _approximate(matrix, k, options, self.state.get(owner, {}))
-            results.append((options, params, cut, owner, found, _info(matrix, k, found, options)))
+            info = _info(matrix, k, found, options)
+            results.append(_Filtered(options, params, cut, owner, found, info))
             del matrix
 
-        # The fused kernel itself skips a step in which GradScaler found an infinity.
+        # With GradScaler, the fused kernel itself skips a step that has an infinity.
         if getattr(self, "found_inf", None) is None:
-            checks = [
-                (options, params, found.matrix[..., 0, 0])
-                for options, params, _, _, found, _ in results
-            ]
-            filtered = {id(p) for _, params, *_ in results for p in params}
+            checks = [(r.options, r.params, r.found.matrix[..., 0, 0]) for r in results]
+            filtered = {id(p) for r in results for p in r.params}
             checks += [(group, [p], p.grad) for group, p in present if id(p) not in filtered]
             for options, params, tensor in checks:
                 if options["nonfinite"] == "propagate" or _all_finite(tensor):
@@ -393,22 +395,18 @@ class LRGAdam(Adam):
                     return None
                 raise RuntimeError(self._describe_nonfinite(params))
 
-        bases, infos = {}, []
-        for options, params, cut, owner, found, info in results:
-            for p, g in zip(params, cut(found.matrix), strict=True):
+        for r in results:
+            for p, g in zip(r.params, r.cut(r.found.matrix), strict=True):
                 if p.grad is None:
                     continue
                 if hasattr(p.grad, "full_tensor") and not hasattr(g, "full_tensor"):
                     g = _shard_like(g, p.grad)
-                if options["write_back"] == "inplace":
+                if r.options["write_back"] == "inplace":
                     p.grad.copy_(g)
                 else:
                     p.grad = g
-            if found.basis is not None:
-                bases[owner] = found.basis
-            infos.append(info)
-        self.last_step_info = tuple(infos)
-        return bases
+        self.last_step_info = tuple(r.info for r in results)
+        return {r.owner: r.found.basis for r in results if r.found.basis is not None}
 
     def _matrices(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
         """List the options and the parameters of every matrix that has a gradient."""
@@ -454,10 +452,21 @@ class LRGAdam(Adam):
         return "The low-rank gradient overflows although every gradient is finite"
 
 
+class _Filtered(NamedTuple):
+    """A gradient matrix whose approximation has been found."""
+
+    options: dict[str, Any]
+    params: list[Tensor]
+    cut: Callable[[Tensor], list[Tensor]]  # from the approximation to the gradients
+    owner: Tensor  # the parameter whose state keeps the basis
+    found: low_rank.Approximation
+    info: MatrixInfo
+
+
 def _as_matrix(
     grads: list[Tensor], shape: tuple[int, int], options: dict[str, Any]
 ) -> tuple["Tensor | ShardedMatrix", Callable[[Tensor], list[Tensor]]]:
-    """Lay gradients out in their matrix, and say how to cut its approximation into the like."""
+    """Lay out gradients in a matrix, and return it with a function that cuts it up again."""
     dtype = torch.float64 if any(g.dtype == torch.float64 for g in grads) else torch.float32
     batch_dims, whole = options["batch_dims"], options["scope"] == "model"
     if any(hasattr(g, "full_tensor") for g in grads):
@@ -469,9 +478,9 @@ def _as_matrix(
             and not options["diagnostics"]
         )
         if whole and batch_dims == 0 and products_suffice and can_stay_sharded(grads):
-            matrix = ShardedMatrix(grads, dtype)
-            return matrix, matrix.pieces
-        # Every process gathers the whole and computes the same bits.
+            sharded = ShardedMatrix(grads, dtype)
+            return sharded, sharded.pieces
+        # Every process gathers everything and computes the same bits.
         grads = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
     if whole:
         return to_square(grads, batch_dims, dtype), lambda m: from_square(m, grads, batch_dims)
@@ -483,11 +492,12 @@ def _as_matrix(
 def _approximate(
     matrix: "Tensor | ShardedMatrix", k: int, options: dict[str, Any], state: dict[str, Any]
 ) -> low_rank.Approximation:
-    method = options["method"]
-    if method == "svd":
-        return low_rank.svd(matrix, k)
-    if method == "gram":
-        return low_rank.gram(matrix, k)
+    method, tolerance = options["method"], options["tolerance"]
+    if isinstance(matrix, Tensor):
+        if method == "svd":
+            return low_rank.svd(matrix, k)
+        if method == "gram":
+            return low_rank.gram(matrix, k)
     block = min(k + options["oversampling"], *matrix.shape[-2:])
     columns = matrix.shape[-1]
     step = state.get("step", 0)
@@ -496,17 +506,19 @@ def _approximate(
         start = low_rank.random_signs(columns, block, options["seed"], step, matrix.device)
         iterations = options["iterations"] or 2
     else:
-        start = low_rank.with_fresh_directions(basis, -((k - block) // 4), options["seed"], step)
+        fresh = math.ceil((block - k) / 4)
+        start = low_rank.with_fresh_directions(basis, fresh, options["seed"], step)
         iterations = options["iterations"] or 1
     if isinstance(matrix, Tensor):
         found = low_rank.subspace(matrix, k, start, iterations)
+        if tolerance is not None:
+            found = low_rank.certified(matrix, k, found, tolerance)
     else:
         found = matrix.subspace(k, start, iterations)
-    if options["tolerance"] is not None:
-        found = low_rank.certified(matrix, k, found, options["tolerance"])
     if method == "randomized":
         return found._replace(basis=None)
-    # Where the matrix was not finite no basis was found; the start serves the next step again.
+    assert found.basis is not None
+    # A matrix that is not finite yields no basis, so the next step begins from the same start.
     good = found.basis.isfinite().all(-1).all(-1)[..., None, None]
     return found._replace(basis=found.basis.where(good, start))
 
@@ -515,7 +527,7 @@ def _info(
     matrix: "Tensor | ShardedMatrix", k: int, found: low_rank.Approximation, options: dict[str, Any]
 ) -> MatrixInfo:
     energy = excess = None
-    if options["diagnostics"]:
+    if options["diagnostics"] and isinstance(matrix, Tensor):
         energy = low_rank.captured_energy(matrix, found.matrix)
         if options["method"] in ("gram", "svd"):
             excess = torch.zeros_like(energy)
@@ -551,8 +563,9 @@ def _check_gradient(grad: Tensor) -> None:
 
 
 def _shard_like(whole: Tensor, sharded: Tensor) -> Tensor:
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(sharded, DTensor)
     # Without a source rank nothing is communicated: each process cuts its own shard.
     return distribute_tensor(whole, sharded.device_mesh, sharded.placements, src_data_rank=None)
 

@@ -1,4 +1,4 @@
-"""Subspace iteration on gradients that stay sharded over processes."""
+"""Subspace iteration on gradients that stay sharded across processes."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from .flatten import resembling, square_side
 def can_stay_sharded(grads: Sequence[Tensor]) -> bool:
     """Whether :class:`ShardedMatrix` can represent these tensors.
 
-    Those that are DTensors need to share one mesh of one axis, over which each is either sharded by
-    its first dimension or replicated. One at least has to be a DTensor.
+    At least one must be a DTensor. All DTensors must share a mesh with a single axis, over which
+    each is either sharded by its first dimension or replicated.
     """
     shards = [g for g in grads if isinstance(g, DTensor)]
     return len({g.device_mesh for g in shards}) == 1 and all(
@@ -26,18 +26,18 @@ class ShardedMatrix:
     """The matrix of :func:`lrg_adam.flatten.to_square`, as a sum over processes.
 
     A shard is a contiguous range of the flat vector, so it lies in consecutive rows. Each process
-    holds the rows that its shards touch, zero where it has nothing to add, and row 0 besides: the
-    first entry of the approximation tells all of them alike whether that is finite. What is
-    replicated, a plain tensor included, lies in the rows of all and is added by the first process.
+    holds the rows that its shards touch, zero where it has nothing to add. It also holds row 0,
+    because every process checks the first entry of the approximation for finiteness. All processes
+    hold the rows of replicated and plain tensors, but only the first one adds their entries.
 
     Attributes:
-        shape: ``(n, n)``, that of the sum.
+        shape: ``(n, n)``, of the sum.
         device: of the rows.
 
     """
 
     def __init__(self, grads: Sequence[Tensor], dtype: torch.dtype) -> None:
-        """Lay the local parts of ``grads``, see :func:`can_stay_sharded`, out in rows."""
+        """Lay out the local parts of ``grads`` in rows, see :func:`can_stay_sharded`."""
         mesh, self.device = next((g.device_mesh, g.device) for g in grads if isinstance(g, DTensor))
         rank = mesh.get_local_rank()
         n = square_side(sum(g.numel() for g in grads))
@@ -49,7 +49,7 @@ class ShardedMatrix:
         starts, end = [], 0
         for g, part in zip(grads, self._parts, strict=True):
             skipped = 0
-            if _is_shard(g):  # cut as by torch.chunk
+            if _is_shard(g):  # split as by torch.chunk
                 skipped = rank * -(-len(g) // mesh.size()) * g.shape[1:].numel()
             starts.append(end + skipped if part.numel() > 0 else 0)
             end += g.numel()
@@ -64,16 +64,16 @@ class ShardedMatrix:
                 self._held.view(-1)[where] = part.reshape(-1)
 
     def subspace(self, k: int, basis: Tensor, iterations: int) -> low_rank.Approximation:
-        """Do what :func:`lrg_adam.low_rank.subspace` does, with one all-reduce for each product.
+        """Do what :func:`lrg_adam.low_rank.subspace` does, with one all-reduce per product.
 
         Args:
             k: the rank of the result.
             basis: ``(n, r)``, the same on all processes.
-            iterations: at least 1; each sums two ``n x r`` matrices over the processes.
+            iterations: at least 1; each sums two ``n x r`` matrices across processes.
 
         Returns:
-            The approximation, its ``matrix`` being the rows that this process holds; its ``basis``
-            ``(n, r)`` is whole, and the same on all processes.
+            The approximation. Its ``matrix`` has only the rows that this process holds. Its
+            ``basis``, ``(n, r)``, is complete and the same on all processes.
 
         """
         left, right, basis = low_rank.ritz_factors(
@@ -82,10 +82,10 @@ class ShardedMatrix:
         return low_rank.Approximation(left[self._rows] @ right.mT, basis)
 
     def pieces(self, held: Tensor) -> list[Tensor]:
-        """Cut ``held``, rows like those of this process, into tensors sharded like the gradients.
+        """Cut ``held``, the rows of this process, into tensors sharded like the gradients.
 
         Args:
-            held: contiguous, the ``matrix`` that :meth:`subspace` returned.
+            held: the ``matrix`` that :meth:`subspace` returned, contiguous.
 
         """
         result = []

@@ -1,3 +1,1 @@
-"""The steps of the studies, each with a function `main`; `stages/study.py` runs them."""
-
-BASELINE = "adam"  # the arm that the others are compared with
+"""The studies: why filtering does not pay. Each stage is a module with a function `main`."""

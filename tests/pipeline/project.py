@@ -7,14 +7,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 STUDIES = "stages/studies/dvc.yaml"
-ARMS = "stages/studies/arms/dvc.yaml"
+ARMS = "stages/studies/arms.yaml"
+# What `python stages` needs beside what a stage declares: it finds the way to the stage, and
+# computes nothing.
+LAUNCHER = ("stages/__main__.py", "stages/experiment/__init__.py")
 
 # Small enough that every stage is done in seconds.
 SMALL = {
@@ -31,79 +37,8 @@ SMALL = {
     "compare.targets": [2.3, 2.2],
 }
 
-# An arm of every kind, and everything else as small as it goes.
-SMALL_STUDIES = SMALL | {
-    "studies.lrs": [0.001, 0.01, 0.03],
-    "studies.tuning_replicates": 2,
-    "studies.replicates": 4,
-    "studies.group": 4,
-    "studies.arms": {
-        name: {"label": name.replace("_", " "), **arm}
-        for name, arm in {
-            "adam": {"study": "rank_sweep", "train": {"optimizer": "adam"}},
-            "rank_1": {
-                "study": "rank_sweep",
-                "against": ["adam"],
-                "train": {"optimizer": "lrg_adam", "hyperparameters": {"rank": 1}},
-            },
-            # The side of the matrix of 418 weights.
-            "rank_21": {
-                "study": "rank_sweep",
-                "against": ["adam"],
-                "train": {"optimizer": "lrg_adam", "hyperparameters": {"rank": 21}},
-            },
-            "random_subspace": {
-                "study": "controls",
-                "against": ["adam", "rank_1"],
-                "train": {"optimizer": "adam_random_subspace", "hyperparameters": {"rank": 1}},
-            },
-            "noise_0": {
-                "study": "noise_dial",
-                "against": ["adam"],
-                "train": {"optimizer": "adam", "noise": 0, "replicates": 3},
-            },
-            "logistic": {
-                "study": "elsewhere",
-                "train": {"optimizer": "adam", "model": "logistic"},
-            },
-            "logistic_rank_1": {
-                "study": "elsewhere",
-                "against": ["logistic"],
-                "train": {
-                    "optimizer": "lrg_adam",
-                    "hyperparameters": {"rank": 1},
-                    "model": "logistic",
-                    "shuffle": True,
-                },
-            },
-            "certified": {
-                "study": "approximate",
-                "against": ["rank_1"],
-                "train": {
-                    "optimizer": "lrg_adam",
-                    "hyperparameters": {"rank": 1, "method": "subspace", "tolerance": 0.01},
-                },
-            },
-        }.items()
-    },
-    "studies.gradients": {
-        "trajectories": ["adam", "rank_1"],
-        "ranks": [1, 5],
-        "epochs": [1, 2],
-        "replicates": 3,
-        "group": 2,
-        "batches": 5,
-        "fresh_samples": 300,
-    },
-    "studies.published.samplers": 4,
-    "studies.published.group": 2,
-    "studies.published.trials": 3,
-    "studies.published.tune_samples": 64,
-    "studies.published.tune_epochs": 1,
-    "studies.published.epochs": 2,
-    "studies.published.training_samples": [100, 150],
-    "studies.published.offline_samples": 200,
-}
+# What stages/studies/arms.yaml holds in a project of studies that is as small.
+SMALL_STUDIES: dict[str, Any] = {}
 
 ENVIRONMENT = {
     **os.environ,
@@ -118,9 +53,9 @@ ENVIRONMENT = {
 }
 
 
-def set_params(path: Path, changes: dict[str, object]) -> None:
-    """Change dotted keys of a params.yaml."""
-    params = yaml.safe_load(path.read_text())
+def set_params(path: Path, changes: Mapping[str, object]) -> None:
+    """Change dotted keys of a params.yaml, and leave every other line as it is."""
+    params = YAML().load(path.read_text())
     for key, value in changes.items():
         *sections, name = key.split(".")
         section = params
@@ -128,7 +63,8 @@ def set_params(path: Path, changes: dict[str, object]) -> None:
             section = section[part]
         assert name in section, f"no parameter {key}"
         section[name] = value
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    with path.open("w") as file:
+        YAML().dump(params, file)
 
 
 def copy_repository(folder: Path) -> None:
@@ -146,6 +82,9 @@ def copy_repository(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
+EXPRESSION = re.compile(r"\$\{([^}]+)\}")
+
+
 class Project:
     """A copy of the repository."""
 
@@ -153,8 +92,20 @@ class Project:
         self.folder = folder
 
     @classmethod
-    def fresh(cls, folder: Path, changes: dict[str, object] = SMALL) -> Project:
-        """A new Git repository with this one's files, as they are now, and no results."""
+    def fresh(
+        cls,
+        folder: Path,
+        changes: Mapping[str, object] = SMALL,
+        studies: Mapping[str, object] | None = None,
+    ) -> Project:
+        """A new Git repository with this one's files, as they are now, and no results.
+
+        Args:
+            folder: where.
+            changes: of params.yaml.
+            studies: what stages/studies/arms.yaml is to hold, if it is to be another.
+
+        """
         copy_repository(folder)
         for lock in folder.rglob("dvc.lock"):
             lock.unlink()
@@ -162,6 +113,8 @@ class Project:
         for output in project.outputs():
             (folder / output).unlink(missing_ok=True)
         set_params(folder / "params.yaml", changes)
+        if studies is not None:
+            (folder / ARMS).write_text(yaml.safe_dump(studies, sort_keys=False))
         project.run("git", "init", "-q", "-b", "main")
         project.commit("The repository, with small parameters")
         return project
@@ -203,16 +156,20 @@ class Project:
 
     def stages(self, pipeline: str = "dvc.yaml") -> dict[str, dict]:
         """The stages as a dvc.yaml declares them, a matrix or foreach stage once for each item."""
-        params = yaml.safe_load((self.folder / "params.yaml").read_text())
-        stages = {}
-        for name, stage in yaml.safe_load((self.folder / pipeline).read_text())["stages"].items():
-            for suffix, one in _expanded(stage, params):
-                stages[f"{name}@{suffix}" if suffix else name] = one
-        return stages
+        path = self.folder / pipeline
+        if not path.exists():
+            return {}
+        pipelines = yaml.safe_load(path.read_text())
+        names = _variables(path.parent, pipelines.get("vars", []))
+        return {
+            f"{name}@{suffix}" if suffix else name: one
+            for name, stage in pipelines["stages"].items()
+            for suffix, one in _expanded(stage, names)
+        }
 
     def studies(self) -> dict[str, dict]:
-        """The stages of the studies, the arms first."""
-        return self.stages(ARMS) | self.stages(STUDIES)
+        """The stages of the studies."""
+        return self.stages(STUDIES)
 
     def outputs(self) -> list[str]:
         """Every path that a stage writes."""
@@ -225,43 +182,84 @@ class Project:
         return {name: path.read_bytes() for name, path in paths.items() if path.exists()}
 
 
-def _expanded(stage: dict, params: dict) -> Iterator[tuple[str, dict]]:
+def _variables(folder: Path, given: list) -> dict:
+    """What the expressions in a dvc.yaml may name: params.yaml beside it, and its `vars`."""
+    found: dict = {}
+    for one in ["params.yaml", *given]:
+        if isinstance(one, str):
+            name, _, keys = one.partition(":")
+            path = folder / name
+            values = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+            one = {key: values[key] for key in keys.split(",")} if keys else values
+        _merge(found, one)
+    return found
+
+
+def _merge(into: dict, more: Mapping) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _expanded(stage: dict, names: dict) -> Iterator[tuple[str, dict]]:
     """A stage for each of its items, with the suffix that dvc gives to its name."""
     if "matrix" in stage:
-        ((key, values),) = stage["matrix"].items()
-        replaced = {str(value): {f"${{item.{key}}}": str(value)} for value in values}
-        body = stage
+        matrix = _filled(stage["matrix"], names)
+        for values in product(*matrix.values()):
+            item = dict(zip(matrix, values, strict=True))
+            yield "-".join(map(str, values)), _filled(stage, {**names, "item": item})
     elif "foreach" in stage:
-        section = params
-        for part in stage["foreach"][2:-1].split("."):
-            section = section[part]
-        if isinstance(section, dict):
-            replaced = {
-                name: {"${key}": name, **dict(_references("item", item))}
-                for name, item in section.items()
-            }
-        else:
-            replaced = {str(item): {"${item}": str(item)} for item in section}
-        body = stage["do"]
+        items = _filled(stage["foreach"], names)
+        if not isinstance(items, dict):
+            items = {str(item): item for item in items}
+        for key, item in items.items():
+            yield key, _filled(stage["do"], {**names, "key": key, "item": item})
     else:
-        replaced, body = {"": {}}, stage
-    for suffix, names in replaced.items():
-        text = yaml.safe_dump(body)
-        for name, value in names.items():
-            text = text.replace(name, value)
-        yield suffix, yaml.safe_load(text)
+        yield "", _filled(stage, names)
 
 
-def _references(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """How a dvc.yaml refers to the values in a section, with what stands there."""
+def _filled(value: Any, names: dict) -> Any:  # noqa: ANN401 - whatever YAML has
+    """The same with every `${a.b}` replaced by what it names."""
     if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _references(f"{name}.{key}", inner)
-    else:
-        yield f"${{{name}}}", str(value)
+        return {_filled(key, names): _filled(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, names) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def named(expression: re.Match[str]) -> Any:  # noqa: ANN401
+        found: Any = names
+        for part in expression[1].strip().split("."):
+            found = found[part]
+        return found
+
+    whole = re.fullmatch(EXPRESSION, value)
+    return named(whole) if whole else re.sub(EXPRESSION, lambda found: str(named(found)), value)
 
 
 def stage_outputs(stage: dict) -> list[str]:
     """Every path that one stage writes."""
-    listed = [*stage.get("outs", []), *stage.get("metrics", [])]
+    listed = [path for kind in ("outs", "metrics", "plots") for path in stage.get(kind, [])]
     return [path if isinstance(path, str) else next(iter(path)) for path in listed]
+
+
+def stage_params(stage: dict) -> dict[str, list[str]]:
+    """The keys that a stage declares of each file of parameters; of a whole file, none."""
+    declared: dict[str, list[str]] = {}
+    for one in stage.get("params", []):
+        if isinstance(one, str):
+            declared.setdefault("params.yaml", []).append(one)
+        else:
+            for path, keys in one.items():
+                declared.setdefault(path, []).extend(keys or [])
+    return declared
+
+
+def declares(stage: dict, key: str) -> bool:
+    """Whether a stage declares a dotted key of params.yaml, or a section that it is in."""
+    keys = stage_params(stage).get("params.yaml")
+    if keys is None:
+        return False
+    return not keys or any(key == one or key.startswith(f"{one}.") for one in keys)

@@ -1,10 +1,13 @@
 """Adam, the baseline."""
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
-from experiment.optimizers import Weights
+KEEPS_REPLICATES_APART = True
 
 
-def create(weights: Weights, *, lr: float) -> torch.optim.Optimizer:
+def create(weights: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:
     """Adam with torch's defaults."""
     return torch.optim.Adam(weights, lr=lr, fused=True)

@@ -1,19 +1,28 @@
 """LRG-Adam, the optimizer under study."""
 
-import torch
+from collections.abc import Iterable
+from typing import Any
 
-from experiment.optimizers import Weights
+import torch
+from torch import Tensor
+
 from lrg_adam import LRGAdam
+
+KEEPS_REPLICATES_APART = True
 
 
 def create(
-    weights: Weights, *, lr: float, rank: int | float, **options: float | str
+    weights: Iterable[Tensor],
+    *,
+    lr: float,
+    rank: int | float,
+    **options: Any,  # noqa: ANN401 - LRGAdam's own
 ) -> torch.optim.Optimizer:
     """Adam on the best rank-`rank` approximation of each replicate's gradient.
 
-    `options` are further ones of LRGAdam, such as `method`.
+    `options` are further arguments of LRGAdam, such as `method`.
     """
-    # A diverging replicate turns into NaN, as it does under Adam, and leaves the others alone.
+    # A diverging replicate turns into NaN, as under Adam, and does not affect the others.
     return LRGAdam(
         weights, lr=lr, rank=rank, batch_dims=1, nonfinite="propagate", fused=True, **options
     )

@@ -1,0 +1,14 @@
+"""Run a stage: python stages NAME [ARGUMENT ...].
+
+NAME is a module here, such as `tune`, or one in a package, such as `studies.training.arm`. The
+arguments are passed to its function `main`.
+"""
+
+import sys
+
+from experiment.stage import run
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    run(*sys.argv[1:])

@@ -1,0 +1,211 @@
+"""Time one step of every optimizer, on gradients of networks with 10^4 to 10^8 parameters."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from experiment.stage.settings import INSTRUCTIONS
+
+# A user's program runs without the settings that make the pipeline's results the same on every
+# processor. They are read when NumPy and torch load.
+if {"numpy", "torch"} & sys.modules.keys():
+    raise ImportError("benchmark.steps must be imported before NumPy and torch")
+for name in INSTRUCTIONS:
+    os.environ.pop(name)
+os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler, which counts memory, logs to stderr otherwise
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmark.measure.contenders import CONTENDERS, OVERSAMPLING, STACKED, Make, Step  # noqa: E402
+from benchmark.measure.problem import Problem, best_energy, square  # noqa: E402
+from benchmark.measure.timing import medians, peak_bytes  # noqa: E402
+from experiment.stage import files  # noqa: E402
+from experiment.stage.data import Dataset  # noqa: E402
+from experiment.stage.params import read_params  # noqa: E402
+from experiment.training import progress  # noqa: E402
+from lrg_adam import low_rank  # noqa: E402
+
+SIDES = (119, 316, 1000, 3162, 10_000)
+RANKS = (20, 64)
+STACK = 16
+GRADIENTS = 4
+# Some methods take time that grows with the cube of the side. They stop where a step takes seconds.
+LARGEST_SIDE = {
+    "published (full SVD)": 1000,
+    "svd": 1000,
+    "Muon": 1000,
+    "gram": 3162,
+    "subspace, certified to 1 %": 1000,
+}
+# The smallest possible error is computed in float64, up to this side.
+LARGEST_KNOWN_BEST = 3162
+
+
+def methods(
+    makes: Mapping[str, Make],
+    weights: Sequence[Tensor],
+    gradients: Sequence[Sequence[Tensor]],
+    problem: Problem,
+    rank: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """One row per contender: its time, its memory, and the quality of its approximation."""
+
+    def call(step: Step, turns: Iterator[Sequence[Tensor]]) -> None:
+        step(next(turns))
+
+    steps = {
+        name: make(weights, rank)
+        for name, make in makes.items()
+        if problem.side <= LARGEST_SIDE.get(name, problem.side)
+    }
+    calls = {name: partial(call, step, cycle(gradients)) for name, step in steps.items()}
+    times = medians(calls, seconds)
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    return [
+        {
+            "side": problem.side,
+            "models": problem.models,
+            "rank": rank,
+            "method": name,
+            "milliseconds_per_model": times[name] / problem.models,
+            "ratio_to_fused_adam": times[name] / times["Adam, fused"],
+            "peak_memory_in_gradients": peak_bytes(calls[name]) / size,
+            **quality(step, weights, gradients, problem, rank),
+        }
+        for name, step in steps.items()
+    ]
+
+
+def quality(
+    step: Step,
+    weights: Sequence[Tensor],
+    gradients: Sequence[Sequence[Tensor]],
+    problem: Problem,
+    rank: int,
+) -> dict[str, float | None]:
+    """Captured energy, and error beyond the smallest possible, each a mean over models."""
+    # In training order, which a warm-started method relies on.
+    for gradient in gradients:
+        step(gradient)
+    last = [g.reshape(problem.models, -1) for g in gradients[-1]]
+    kept = [w.grad.reshape(problem.models, -1) for w in weights if w.grad is not None]
+    before, after = torch.cat(last, 1).double(), torch.cat(kept, 1).double()
+    if torch.equal(before, after) or problem.side > LARGEST_KNOWN_BEST:
+        return {"captured_energy_of_best": None, "excess_error": None}
+    best = best_energy(square(last, problem.side), rank)
+    smallest = (before.square().sum(1) - best).clamp(min=0).sqrt()
+    error = (before - after).norm(dim=1)
+    return {
+        "captured_energy_of_best": float((after.square().sum(1) / best).mean()),
+        "excess_error": float((error / smallest - 1).mean()),
+    }
+
+
+def products(problem: Problem, rank: int, seconds: float) -> dict[str, Any]:
+    """The subspace iteration of a step against its three matrix products alone."""
+    (matrix,) = square(problem.gradients[-1], problem.side)
+    basis = torch.randn(problem.side, min(rank + OVERSAMPLING, problem.side))
+    left = torch.linalg.qr(matrix @ basis).Q
+
+    def three() -> Tensor:
+        _ = matrix @ basis
+        right = matrix.mT @ left
+        return left[:, :rank] @ right[:, :rank].mT
+
+    subspace = partial(low_rank.subspace, matrix, rank, basis)
+    times = medians({"subspace": subspace, "products": three}, seconds)
+    return {
+        "side": problem.side,
+        "rank": rank,
+        "subspace_ms": times["subspace"],
+        "products_ms": times["products"],
+        "ratio": times["subspace"] / times["products"],
+    }
+
+
+def training_steps(problem: Problem, rank: int, seconds: float) -> list[dict[str, Any]]:
+    """One row per contender: a whole training step of the stack, with forward and backward pass."""
+    weights = list(problem.weights.values())
+
+    def whole(step: Step) -> None:
+        step(problem.backward())
+
+    calls = {name: partial(whole, make(weights, rank)) for name, make in STACKED.items()}
+    times = medians({**calls, "passes": problem.backward}, seconds)
+    return [
+        {
+            "method": name,
+            "models": problem.models,
+            "rank": rank,
+            "milliseconds_per_model": times[name] / problem.models,
+            "ratio_to_fused_adam": times[name] / times["Adam, fused"],
+            "share_of_optimizer": 1 - times["passes"] / times[name],
+        }
+        for name in calls
+    ]
+
+
+def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Least-squares exponents of time against parameters, from 10^5 parameters up."""
+    exponents = {}
+    for name in CONTENDERS:
+        points = [
+            (2 * np.log(row["side"]), np.log(row["milliseconds_per_model"]))
+            for row in rows
+            if row["method"] == name and row["rank"] == RANKS[0] and row["side"] > 300
+        ]
+        if len(points) > 1:
+            x, y = np.transpose(points)
+            exponents[name] = float(np.polyfit(x, y, 1)[0])
+    return exponents
+
+
+def main(*arguments: str) -> None:
+    """Write metrics/benchmark.json."""
+    parser = argparse.ArgumentParser("python stages benchmark.steps", description=__doc__)
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
+    parser.add_argument("--seconds", type=float, default=3, help="for each table of one side")
+    options = parser.parse_args(arguments)
+    data = Dataset.read(read_params().data.name)
+    steps, kernels, training = [], [], []
+    for side in progress.bar(options.sides, desc="benchmark", unit="side"):
+        problem_of = partial(
+            Problem, data, side, gradients=GRADIENTS, warm_up=20 if side <= 1000 else 2
+        )
+        problem = problem_of(models=1)
+        weights, gradients = problem.single()
+        for rank in RANKS:
+            steps += methods(CONTENDERS, weights, gradients, problem, rank, options.seconds)
+            kernels.append(products(problem, rank, options.seconds / 4))
+        if side == options.sides[0]:
+            stack = problem_of(models=STACK)
+            weights = list(stack.weights.values())
+            for rank in RANKS:
+                steps += methods(STACKED, weights, stack.gradients, stack, rank, options.seconds)
+                training += training_steps(stack, rank, options.seconds)
+    files.write_json(
+        Path("metrics/benchmark.json"),
+        {
+            "machine": {
+                "processor": platform.processor() or platform.machine(),
+                "threads": torch.get_num_threads(),
+                "instructions": torch.backends.cpu.get_cpu_capability(),
+                "torch": torch.__version__,
+            },
+            "steps": steps,
+            "subspace_against_its_products": kernels,
+            "training_steps": training,
+            "growth_exponents": growth(steps),
+        },
+    )

@@ -1,0 +1,51 @@
+"""Median times of calls, and the memory that a call needs at its peak."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+Call = Callable[[], object]
+
+
+def medians(calls: Mapping[str, Call], seconds: float) -> dict[str, float]:
+    """Median time of each call in milliseconds.
+
+    The calls take turns (A B C A B C ...) because the speed of a shared machine drifts: ratios of
+    medians from one run are more reliable than the medians. A first round is not timed.
+
+    Args:
+        calls: what to time, by name.
+        seconds: about how long to go on; at least three rounds are timed.
+
+    """
+    start = time.perf_counter()
+    for call in calls.values():
+        call()
+    rounds = max(3, int(seconds / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_bytes(call: Call) -> int:
+    """The most bytes of tensors that `call` holds at once, not counting those held before it."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    held = peak = 0
+    events = profile.profiler.kineto_results.events()
+    for event in sorted(
+        (e for e in events if e.name() == "[memory]"), key=lambda event: event.start_ns()
+    ):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

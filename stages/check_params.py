@@ -1,0 +1,31 @@
+"""Check params.yaml as a whole, so that a mistake ends a run before any other stage."""
+
+from pathlib import Path
+
+from experiment.stage import data, files
+from experiment.stage.errors import UserError
+from experiment.stage.params import PARAMS_FILE, read_params
+from experiment.training.network import build
+
+CHECKED = Path("data/params_checked.txt")
+
+
+def main() -> None:
+    """Write data/params_checked.txt, whose content never changes."""
+    # Written first: DVC has deleted it, and every output must stay in place after a mistake.
+    files.write(CHECKED, b"params.yaml makes sense\n")
+    params = read_params()
+    dataset, _ = data.load(params.data, params.seed)
+    rows = len(dataset.train.y)
+    network = build(params.model.name, params.model.options, dataset.inputs, dataset.classes)
+    side = network.matrix_side
+    matrix = f"the side of the gradient matrix of the {params.model.name} on {params.data.name}"
+    limits = {
+        "training.batch_size": (params.training.batch_size, rows, "the training samples"),
+        "rank": (params.rank, side, matrix),
+        "tune.rank.low": (params.tune.rank.low, side - 1, f"below {matrix}"),
+        "tune.rank.high": (params.tune.rank.high, side, matrix),
+    }
+    for key, (value, limit, why) in limits.items():
+        if isinstance(value, int) and value > limit:
+            raise UserError(f"{PARAMS_FILE}: {key} = {value}; allowed: at most {limit} ({why})")

@@ -1,0 +1,8 @@
+"""The data sets, one module each. Add yours here and set `data.name` in params.yaml to its name.
+
+A module has a function `load` that returns an `experiment.stage.data.Dataset`: training, validation
+and test samples. x is float32 with one row per sample; y is int64, with classes from 0 to C - 1.
+`load` may take `rng`, a NumPy generator fixed by the seed, and any key under `data` in params.yaml.
+`TITLE` is optional: the name of the data set in figures. Nothing else has to know the data set: its
+shapes, classes and rows follow from what `load` returns.
+"""

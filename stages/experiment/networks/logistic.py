@@ -1,0 +1,23 @@
+"""Logistic regression."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from experiment.training.arithmetic import linear
+from experiment.training.network import StackedNetwork, Weights
+
+
+class Logistic(StackedNetwork):
+    """One linear layer."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        self.shapes = {"weight": (classes, inputs), "bias": (classes,)}
+
+    def logits(self, weights: Weights, x: Tensor) -> Tensor:
+        """See `Network.logits`."""
+        replicates = weights["bias"].shape[0]
+        return linear(x.expand(replicates, *x.shape[-2:]), weights["weight"], weights["bias"])
+
+
+create = Logistic

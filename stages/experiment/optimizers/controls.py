@@ -1,0 +1,157 @@
+"""The controls: Adam on gradients that are filtered in other ways than LRG-Adam's.
+
+Each filter changes one thing, to test whether the top subspace of this matrix is what matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiment.stage.randomness import stream
+from experiment.training.arithmetic import projected, spectrum, truncated
+from lrg_adam.flatten import from_square, square_side, to_square
+
+KEEPS_REPLICATES_APART = True
+# Maps gradient matrices (R, n, n) to matrices of the same shape.
+Filter = Callable[[Tensor], Tensor]
+
+
+def create(
+    weights: Iterable[Tensor],
+    *,
+    lr: float,
+    keep: str,
+    rank: int | None = None,
+    energy: float | None = None,
+) -> torch.optim.Optimizer:
+    """Adam on filtered gradients.
+
+    Args:
+        weights: each (R, ...), replicates along the first axis.
+        lr: learning rate.
+        keep: `random` keeps a random subspace of `rank` dimensions; `permuted` the top `rank` of
+            the matrix with its entries permuted; `rest` all but the top `rank`; `energy` the fewest
+            leading directions that hold the share `energy` of each gradient's squared norm.
+        rank: number of dimensions, for every `keep` but `energy`.
+        energy: share, above 0 and at most 1, for `keep` = `energy` alone.
+
+    Raises:
+        ValueError: `keep` is none of these, or its `rank` or `energy` is missing or out of range.
+
+    """
+    weights = list(weights)
+    side = square_side(sum(weight[0].numel() for weight in weights))
+    chosen: Filter
+    match keep, rank, energy:
+        case "random", int(), None:
+            chosen = RandomSubspace(rank, streams(weights[0], "random subspace"))
+        case "permuted", int(), None:
+            chosen = PermutedEntries(rank, side, streams(weights[0], "permuted entries"))
+        case "rest", int(), None if rank < side:
+            chosen = partial(rest, rank=rank)
+        case "energy", None, float() | int() if 0 < energy <= 1:
+            chosen = partial(top_energy, energy=energy)
+        case _:
+            raise ValueError(
+                "keep is random, permuted or rest with a rank, a whole number below the side of "
+                "the matrix for rest, or energy with an energy above 0 and at most 1"
+            )
+    return FilteredAdam(weights, lr=lr, gradient_filter=chosen)
+
+
+class FilteredAdam(torch.optim.Adam):
+    """Adam on gradients that a filter has changed, for replicates stacked along the first axis.
+
+    Args:
+        weights: each (R, ...), replicates along the first axis.
+        lr: learning rate.
+        gradient_filter: maps the gradient matrices (R, n, n) to filtered ones. n * n is the
+            smallest square that holds the weights of a replicate; the rest is zero.
+
+    """
+
+    def __init__(self, weights: Iterable[Tensor], *, lr: float, gradient_filter: Filter) -> None:
+        super().__init__(weights, lr=lr, fused=True)
+        self._filter = gradient_filter
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Filter the gradients, then take Adam's step."""
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        gradients = [weight.grad for weight in weights]
+        filtered = self._filter(to_square(gradients, 1, torch.float32)).contiguous()
+        for weight, gradient in zip(weights, from_square(filtered, gradients, 1), strict=True):
+            # torch's fused Adam ignores the strides of a gradient.
+            weight.grad = gradient.contiguous()
+        super().step(closure)
+
+
+def streams(weights: Tensor, name: str) -> list[np.random.Generator]:
+    """A random stream for each replicate, fixed by its initial weights (R, ...) and by `name`.
+
+    A replicate therefore draws the same numbers however many train beside it.
+    """
+    return [stream(crc32(one.numpy().tobytes()), name) for one in weights.detach().cpu()]
+
+
+class RandomSubspace:
+    """Project onto `rank` random directions, drawn anew for each step and replicate.
+
+    The form is that of the best approximation, (G V) V^T, with a V that is independent of G.
+    """
+
+    def __init__(self, rank: int, draw_from: Sequence[np.random.Generator]) -> None:
+        self._rank = rank
+        self._streams = draw_from
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        """Filter the gradient matrices (R, n, n), one for each stream."""
+        shape = (matrix.shape[-1], self._rank)
+        drawn = np.stack([one.standard_normal(shape, np.float32) for one in self._streams])
+        basis = torch.linalg.qr(torch.from_numpy(drawn).to(matrix.device)).Q
+        return projected(matrix, basis)
+
+
+class PermutedEntries:
+    """Permute the entries of the matrix, truncate it, and put the entries back.
+
+    Each replicate has its own permutation, the same at every step. It destroys the structure of the
+    gradient as a matrix and keeps its entries.
+    """
+
+    def __init__(self, rank: int, side: int, draw_from: Sequence[np.random.Generator]) -> None:
+        self._rank = rank
+        drawn = np.stack([one.permutation(side**2) for one in draw_from])
+        self._order = torch.from_numpy(drawn)
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        """Filter the gradient matrices (R, n, n), one for each stream."""
+        order = self._order.to(matrix.device)
+        permuted = matrix.flatten(-2).gather(-1, order).view_as(matrix)
+        filtered = truncated(permuted, self._rank).flatten(-2)
+        return torch.empty_like(filtered).scatter_(-1, order, filtered).view_as(matrix)
+
+
+def rest(matrix: Tensor, rank: int) -> Tensor:
+    """The part of the gradient matrices (R, n, n) that truncation to `rank` removes."""
+    return matrix - truncated(matrix, rank)
+
+
+def top_energy(matrix: Tensor, energy: float) -> Tensor:
+    """Truncate each gradient matrix (R, n, n) to the lowest rank that keeps the share `energy`.
+
+    Energy is the squared Frobenius norm.
+    """
+    values, vectors = spectrum(matrix)
+    values = values.clamp(min=0).flip(-1)
+    kept = values.cumsum(-1)
+    # A direction is needed if those before it do not hold the share yet.
+    needed = (kept - values < energy * kept[..., -1:]).flip(-1)
+    basis = vectors * needed[..., None, :]
+    return projected(matrix, basis)

@@ -1,0 +1,1 @@
+"""Reporting: statistics of paired replicates, measures, figures. Nothing here trains."""

@@ -1,0 +1,100 @@
+"""The look of the figures: sizes, and a colour, marker and dash for each optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+    from experiment.report.statistics import MeanInterval
+
+# Blue and vermillion of Okabe and Ito's palette for the colour-blind; the dashes and markers
+# tell the optimizers apart in black and white (https://jfly.uni-koeln.de/color/).
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {"label": "Adam", "color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "lrg_adam": {"label": "LRG-Adam", "color": "#D55E00", "linestyle": "--", "marker": "s"},
+}
+
+# The rest of that palette, for arms beyond these two; yellow is too pale for lines on white.
+SERIES: list[dict[str, Any]] = [
+    {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    {"color": "#009E73", "linestyle": "-.", "marker": "^"},
+    {"color": "#CC79A7", "linestyle": ":", "marker": "D"},
+    {"color": "#56B4E9", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": "#E69F00", "linestyle": (0, (1, 1)), "marker": "P"},
+    {"color": "#000000", "linestyle": (0, (3, 3)), "marker": "X"},
+]
+
+
+def panels(count: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, row by row."""
+    columns = -(-count // rows)
+    plt.rcdefaults()
+    plt.rcParams.update(
+        {
+            "figure.dpi": 150,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+        }
+    )
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.6 + 4.0 * columns, 4.0 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    return figure, list(axes.flat)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis 1, 2, 5, 10, 20 and so on."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def line_with_band(
+    axes: Axes,
+    x: ArrayLike,
+    interval: MeanInterval,
+    **style: Any,  # noqa: ANN401 - Matplotlib's own
+) -> None:
+    """A line through means, with their intervals as a band of the same colour."""
+    axes.plot(x, interval.mean, **{"markersize": 4, **style})
+    axes.fill_between(x, interval.low, interval.high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def differences(
+    axes: Axes,
+    rows: pd.DataFrame,
+    position: ArrayLike,
+    **style: Any,  # noqa: ANN401
+) -> None:
+    """A point with its interval for each row: columns difference, interval_low, interval_high."""
+    below = rows["difference"] - rows["interval_low"]
+    above = rows["interval_high"] - rows["difference"]
+    axes.errorbar(
+        rows["difference"],
+        position,
+        xerr=[below.clip(lower=0), above.clip(lower=0)],
+        capsize=3,
+        **{"markersize": 5, **style, "linestyle": "none"},
+    )

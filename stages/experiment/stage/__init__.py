@@ -1,0 +1,63 @@
+"""What every stage needs: its start and end, parameters, files and random streams."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import TracebackType
+
+from experiment.stage import settings  # First: torch and NumPy read them when they load.
+
+# isort: split
+from experiment.stage import code, files, versions
+from experiment.stage.errors import UserError
+
+__all__ = ["run", "settings", "stage"]
+
+
+def run(name: str, *arguments: str) -> None:
+    """Run the function `main` of the module `name` as a stage."""
+    with stage():
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name not in (name, name.partition(".")[0]):
+                raise
+            raise UserError(f"no stage {name}: there is no such module in stages") from None
+        module.main(*arguments)
+
+
+@contextmanager
+def stage() -> Iterator[None]:
+    """Run a stage: check the pinned versions, watch the inputs, report each mistake in one line.
+
+    A mistake that the user can fix ends the process with exit status 1 and without a traceback. So
+    does an input that is edited while the stage runs: DVC records the inputs as they are when the
+    stage ends, so a result of the old input would pass for a result of the new one.
+    """
+    # Set for the whole process: Ctrl-C may come while the stage still loads its libraries.
+    sys.excepthook = _uncaught
+    try:
+        versions.check()
+        with files.unchanged(), code.unchanged():
+            yield
+    except UserError as error:
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+
+
+def _uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(
+            "\ninterrupted: `dvc repro` goes on from the last finished piece of work",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, traceback)

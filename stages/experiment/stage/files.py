@@ -1,0 +1,203 @@
+"""Files written whole or not at all, with bytes that depend on their content alone.
+
+Each library is imported by the functions that need it, so that a stage loads only what it uses.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiment.stage.errors import UserError, changed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Json = dict[str, Any]
+
+# What this process has read.
+_inputs: dict[Path, bytes] = {}
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Raise UserError at the end of the block if an input has changed since it was read."""
+    _inputs.clear()
+    yield
+    for path, before in _inputs.items():
+        if not path.exists() or path.read_bytes() != before:
+            raise changed(path)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of an input, which `unchanged` watches from now on."""
+    _inputs[path] = path.read_bytes()
+    return _inputs[path]
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON, with one line per row or column of a table.
+
+    Args:
+        path: the file.
+        content: values that JSON can hold; a table is a list of rows, see `rows`, or a mapping of
+            columns. DVC draws rows, and puts several such tables of one file side by side.
+
+    Raises:
+        ValueError: a number is not finite.
+
+    """
+    entries = ",\n".join(f"  {json.dumps(key)}: {_text(value)}" for key, value in content.items())
+    write(path, f"{{\n{entries}\n}}\n".encode())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        lines = ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in value)
+        return f"[\n{lines}\n  ]"
+    if isinstance(value, Mapping) and all(isinstance(column, list) for column in value.values()):
+        lines = ",\n".join(
+            f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}"
+            for name, column in value.items()
+        )
+        return f"{{\n{lines}\n  }}"
+    return json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+
+
+def read_json(path: Path, *keys: str) -> Json:
+    """Read what `write_json` wrote; a file that is not JSON, or lacks a key, raises UserError."""
+    try:
+        content = json.loads(read(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    for key in keys:
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"{path}: no {key}")
+    return content
+
+
+def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table for `write_json`; missing and non-finite values become null."""
+    table = table.replace([float("inf"), -float("inf")], None)
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def read_rows(path: Path, key: str, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table, in rows or columns, under a key of a JSON file.
+
+    Args:
+        path: the file.
+        key: key of the table.
+        columns: required columns.
+        other: columns that need not hold numbers.
+
+    Raises:
+        UserError: there is no such table, it has no rows or lacks a column, or a column that is not
+            in `other` does not hold numbers.
+
+    """
+    import pandas as pd
+
+    try:
+        table = pd.DataFrame(read_json(path, key)[key])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: {key} is not a table: {error}") from None
+    return _checked(path, table, columns, other)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without its index, each float with enough digits to identify it."""
+    write(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_csv(path: Path, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table that `write_csv` wrote; arguments and errors are those of `read_rows`."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(io.BytesIO(read(path)))
+    except ValueError as error:  # pandas' own errors are of this kind
+        raise UserError(f"{path}: not a table: {' '.join(str(error).split())}") from None
+    return _checked(path, table, columns, other)
+
+
+def _checked(
+    path: Path, table: pd.DataFrame, columns: Collection[str], other: Collection[str]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    for column in columns:
+        if column not in table:
+            raise UserError(f"{path}: no column {column}")
+    for column in table.columns.difference(list(other)):
+        if not (pd.api.types.is_numeric_dtype(table[column]) or table[column].isna().all()):
+            raise UserError(f"{path}: column {column}: not all numbers")
+    if table.empty:
+        raise UserError(f"{path}: no rows")
+    return table
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as an uncompressed .npz, readable with `allow_pickle=False`."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what `write_arrays` wrote; a damaged file raises UserError."""
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(read(path)), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged archive raises many types
+        raise UserError(f"{path}: damaged, `dvc repro -f fetch_data` renews it: {error}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors, loadable with `torch.load(path, weights_only=True)`."""
+    import torch
+
+    # Saved to a buffer, since torch.save writes the name of a file into it.
+    buffer = io.BytesIO()
+    torch.save(dict(tensors), buffer)
+    write(path, buffer.getvalue())
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, without the version of Matplotlib in its bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Training: networks and optimizers for many replicates at once, the search, the processes."""

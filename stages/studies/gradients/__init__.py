@@ -1,0 +1,1 @@
+"""What truncation does to gradients along the trajectory of an arm."""

@@ -1,0 +1,329 @@
+"""What truncation does to gradients along a trajectory, and to the updates made from them.
+
+Notation: g is the gradient of a batch, F_k g its best approximation of rank k, gbar the gradient
+of all training samples and gpop that of many fresh ones, which stands for the population's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from experiment.stage.data import Split
+from experiment.stage.randomness import stream
+from experiment.training.arithmetic import projected, spectrum, sqrt
+from experiment.training.loop import Setting, evaluate, tensors, train
+from experiment.training.network import Network, Weights, sample_losses
+from experiment.training.work import Result
+from lrg_adam.flatten import from_square, to_square
+
+# Adam's defaults, for updates that are computed beside those of the trajectory.
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+# Number of samples whose gradient is computed at once, and of fresh samples that judge a step.
+CHUNK = 2_000
+JUDGES = 4_000
+# Number of batches per place for which a step is taken; the rest serve the cosines alone.
+STEPS = 4
+
+
+class Samples(NamedTuple):
+    """The training samples, and fresh ones from the same generator."""
+
+    train: Split
+    fresh: Split
+
+    @property
+    def inputs(self) -> int:
+        """Numbers per sample."""
+        return self.train.x.shape[1]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.train.y.max()) + 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """Replicates `first` to `first + size - 1` of a setting, looked at after some epochs."""
+
+    setting: Setting
+    first: int
+    size: int
+    epochs: tuple[int, ...]
+    ranks: tuple[int, ...]
+    batches: int
+
+
+def flat_gradient(network: Network, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
+    """Gradients (R, P) of the mean loss over the samples x, in chunks.
+
+    The samples are (R, B, inputs) with classes (R, B), or (B, inputs) and (B,) for all replicates.
+    """
+    names = list(weights)
+    total = torch.zeros(())
+    for part_x, part_y in zip(x.split(CHUNK, dim=-2), y.split(CHUNK, dim=-1), strict=True):
+        detached = {name: weights[name].detach().requires_grad_() for name in names}
+        losses = sample_losses(network.logits(detached, part_x), part_y).sum(1) / y.shape[-1]
+        found = torch.autograd.grad(losses.sum(), list(detached.values()))
+        total = total + torch.cat([part.flatten(1) for part in found], dim=1)
+    return total
+
+
+def approximations(flat: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Best approximations of flat gradients (R, P), zero-padded to square matrices.
+
+    Returns:
+        The approximations (K, R, P), one for each rank, and the energy (R, n) that the n leading
+        singular values hold together, as shares of the whole.
+
+    """
+    matrix = to_square([flat], 1, torch.float32)
+    values, vectors = spectrum(matrix)
+    energy = values.clamp(min=0).flip(-1).cumsum(-1)
+    found = [from_square(projected(matrix, vectors[..., -rank:]), [flat], 1)[0] for rank in ranks]
+    return torch.stack(found), energy / energy[:, -1:]
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine over the last axis, 0 where one of them is zero."""
+    return functional.cosine_similarity(a.double(), b.double(), dim=-1)
+
+
+class Moments:
+    """Adam's moments of the unfiltered gradients and of their truncations, side by side.
+
+    `mean` and `square` are (K + 1, R, P), the unfiltered first. `quiet` (R, P) marks the
+    coordinates whose gradient has been exactly zero at every step since `listen`.
+    """
+
+    def __init__(self, ranks: Sequence[int]) -> None:
+        self._ranks = ranks
+        self.steps = 0
+        # Scalars, which take their shapes at the first step.
+        self.mean = self.square = self.quiet = torch.zeros(())
+
+    def listen(self) -> None:
+        """Restart the watch for gradients that are exactly zero."""
+        self.quiet = torch.ones((), dtype=torch.bool)
+
+    def step(self, weights: Weights) -> None:
+        """Update the moments from `.grad`."""
+        flat = torch.cat([cast(Tensor, w.grad).flatten(1) for w in weights.values()], dim=1)
+        self.mean, self.square = self.after(flat)
+        self.quiet = self.quiet & (flat == 0)
+        self.steps += 1
+
+    def after(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """The moments after one more gradient (R, P)."""
+        stacked = torch.cat([flat[None], approximations(flat, self._ranks)[0]])
+        return (
+            self.mean * BETA1 + stacked * (1 - BETA1),
+            self.square * BETA2 + stacked.square() * (1 - BETA2),
+        )
+
+    def updates(self, flat: Tensor) -> Tensor:
+        """Adam's next updates (K + 1, R, P) on a gradient (R, P), without the learning rate."""
+        mean, square = self.after(flat)
+        count = self.steps + 1
+        return (mean / (1 - BETA1**count)) / (sqrt(square / (1 - BETA2**count)) + EPS)
+
+
+def look(data: Samples, task: Look) -> Result:
+    """Measure gradients and updates after each of the task's epochs.
+
+    Args:
+        data: training samples, and fresh ones to compare with.
+        task: what to look at.
+
+    Returns:
+        Quantities (R, epochs, batches, K), float64, for K ranks. Those that begin with `step_` have
+        at most STEPS batches; `retention_...` and `quiet` have one entry for all batches.
+
+        Of a gradient, with the sums over the batches of a replicate in one place:
+
+        - `energy`: E_k = |F_k g|^2 / |g|^2 of one batch.
+        - `energy_permuted`: the same with the entries of g in another order during truncation.
+        - `raw_cosine_train`: cos(g, gbar). `raw_cosine_fresh`: cos(g, gpop).
+        - `cosine_train`: cos(F_k g, gbar) - cos(g, gbar). `cosine_fresh`: the same with gpop.
+        - `cosine_permuted`: `cosine_fresh` with the entries of g in another order during
+          truncation.
+        - `retention_train`: R_k - sqrt(E_k), R_k = sum <F_k g, gbar> / sum <g, gbar> and
+          E_k = sum |F_k g|^2 / sum |g|^2. `retention_fresh`: the same with gpop.
+        - `leak`: share of the approximation's energy where the gradient is exactly zero.
+        - `quiet`: share of coordinates whose gradient was exactly zero in all of the last epoch.
+
+        Of an update, which Adam's moments make from a gradient:
+
+        - `step_cosine`: gain in cos(update, gpop).
+        - `step_loss_fresh`: loss (nats) on fresh samples after an update as long as Adam's, minus
+          that after Adam's. `step_loss_train`: the same on all training samples.
+        - `step_leak`: share of the update's energy in the quiet coordinates. `step_leak_adam`: that
+          of Adam's own update.
+
+    """
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    moments = Moments(task.ranks)
+    replicates = range(task.first, task.first + task.size)
+    network = task.setting.network(data)
+    orders = _orders(task, network)
+    trained = train(task.setting, network, data.train, replicates, moments.step)
+    for epoch, weights in enumerate(trained):
+        if epoch in task.epochs:
+            place: dict[str, list[Tensor]] = defaultdict(list)
+            products = torch.zeros((), dtype=torch.float64)
+            batches = _batches(data, task, network, epoch, weights)
+            for number, (flat, bar, population) in enumerate(batches):
+                filtered, energy = approximations(flat, task.ranks)
+                cosines = _cosines(flat, filtered, energy, bar, population, task.ranks, orders)
+                for name, value in cosines.items():
+                    place[name].append(value)
+                products = products + _products(flat, filtered, bar, population)
+                if number < STEPS:
+                    updates = moments.updates(flat)
+                    for name, value in _steps(
+                        data, task, network, weights, updates, population, moments.quiet
+                    ).items():
+                        place[name].append(value)
+            silent = moments.quiet.double().mean(1, keepdim=True).expand(-1, len(task.ranks))
+            for name, value in {**_retention(products), "quiet": silent}.items():
+                place[name].append(value)
+            for name, values in place.items():
+                found[name].append(torch.stack(values, dim=1))
+        moments.listen()
+    return {name: torch.stack(values, dim=1).double().cpu() for name, values in found.items()}
+
+
+def _orders(task: Look, network: Network) -> Tensor:
+    """A permutation of the coordinates for each replicate, (R, P)."""
+    coordinates = sum(map(math.prod, network.shapes.values()))
+    drawn = [
+        stream(task.setting.seed, "studies, permuted", replicate).permutation(coordinates)
+        for replicate in range(task.first, task.first + task.size)
+    ]
+    return torch.from_numpy(np.stack(drawn)).to(task.setting.device)
+
+
+def _batches(
+    data: Samples, task: Look, network: Network, epoch: int, weights: Weights
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Gradients (R, P) of random batches, each with that of all training and fresh samples.
+
+    Every replicate draws its own batches, so that replicates are independent.
+    """
+    device = task.setting.device
+    x, y = tensors(data.train, device)
+    bar = flat_gradient(network, weights, x, y)
+    population = flat_gradient(network, weights, *tensors(data.fresh, device))
+    for number in range(task.batches):
+        drawn = [
+            stream(task.setting.seed, "studies, gradients", replicate, epoch, number).choice(
+                len(y), task.setting.batch_size, replace=False
+            )
+            for replicate in range(task.first, task.first + task.size)
+        ]
+        batch = torch.from_numpy(np.stack(drawn)).to(device)
+        yield flat_gradient(network, weights, x[batch], y[batch]), bar, population
+
+
+def _cosines(
+    flat: Tensor,
+    filtered: Tensor,
+    energy: Tensor,
+    bar: Tensor,
+    population: Tensor,
+    ranks: Sequence[int],
+    orders: Tensor,
+) -> dict[str, Tensor]:
+    """What truncation does to one gradient, (R, K) each."""
+    columns = [rank - 1 for rank in ranks]
+    permuted, permuted_energy = approximations(flat.gather(1, orders), ranks)
+    result = {
+        "energy": energy[:, columns],
+        "energy_permuted": permuted_energy[:, columns],
+        "leak": _share(filtered, flat == 0).T,
+    }
+    targets = {"train": bar, "fresh": population}
+    raw = {name: cosine(flat, target) for name, target in targets.items()}
+    for name, target in targets.items():
+        result[f"raw_cosine_{name}"] = raw[name][:, None].expand(-1, len(columns))
+        result[f"cosine_{name}"] = (cosine(filtered, target) - raw[name]).T
+    shuffled = cosine(permuted, population.gather(1, orders))
+    return {**result, "cosine_permuted": (shuffled - raw["fresh"]).T}
+
+
+def _products(flat: Tensor, filtered: Tensor, bar: Tensor, population: Tensor) -> Tensor:
+    """Inner products (3, K + 1, R) of g and its F_k g with gbar, gpop and g, in float64."""
+    stacked = torch.cat([flat[None], filtered]).double()
+    return torch.stack([(stacked * target).sum(-1) for target in (bar, population, flat)])
+
+
+def _retention(products: Tensor) -> dict[str, Tensor]:
+    """The criterion R_k - sqrt(E_k), (R, K) each, of the sums of `_products` over batches.
+
+    A single batch's <g, gbar> may be near zero; their sum is not, as long as batches agree.
+    """
+    # F_k projects, so that <F_k g, g> = |F_k g|^2 and the last of the ratios is E_k.
+    train, fresh, energy = products[:, 1:] / products[:, :1]
+    root = sqrt(energy.clamp(min=0))
+    return {"retention_train": (train - root).T, "retention_fresh": (fresh - root).T}
+
+
+@torch.no_grad()
+def _steps(
+    data: Samples,
+    task: Look,
+    network: Network,
+    weights: Weights,
+    updates: Tensor,
+    population: Tensor,
+    quiet: Tensor,
+) -> dict[str, Tensor]:
+    """What truncation does to Adam's updates, (R, K) each."""
+    judges = {
+        "fresh": Split(data.fresh.x[:JUDGES], data.fresh.y[:JUDGES]),
+        "train": data.train,
+    }
+    lr = float(task.setting.hyperparameters["lr"])
+    norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
+    steps = updates * (lr * norms[:1] / norms)
+    losses: dict[str, list[Tensor]] = defaultdict(list)
+    for step in steps:
+        moved, start = {}, 0
+        for name, weight in weights.items():
+            size = weight[0].numel()
+            moved[name] = weight - step[:, start : start + size].view_as(weight)
+            start += size
+        for name, judge in judges.items():
+            losses[name].append(evaluate(network, moved, judge).loss)
+    loss = {name: torch.stack(values) for name, values in losses.items()}
+    cosines = cosine(updates, population)
+    share = _share(updates, quiet)
+    return {
+        **{f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()},
+        "step_cosine": (cosines[1:] - cosines[:1]).T,
+        "step_leak": share[1:].T,
+        "step_leak_adam": share[:1].T.expand(-1, len(updates) - 1),
+    }
+
+
+def _share(vectors: Tensor, where: Tensor) -> Tensor:
+    """Share (K, R) of the energy of vectors (K, R, P) in the coordinates `where` (R, P)."""
+    energy = vectors.double().square()
+    return (energy * where).sum(-1) / energy.sum(-1).clamp(min=1e-300)
+
+
+def noise_energy(side: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Mean share (n,) of energy that the n leading singular values of Gaussian noise hold."""
+    noise = rng.standard_normal((draws, side, side))
+    squared = np.linalg.svd(noise, compute_uv=False) ** 2
+    return (squared.cumsum(-1) / squared.sum(-1, keepdims=True)).mean(0)

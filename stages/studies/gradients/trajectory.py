@@ -1,0 +1,156 @@
+"""Does truncation remove noise? A look at gradients along the trajectory of an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
+from scipy import stats
+
+from experiment.datasets import mnist1d
+from experiment.report.statistics import mean_interval
+from experiment.stage import files
+from experiment.stage.data import Dataset
+from experiment.stage.errors import UserError
+from experiment.stage.params import Params, read_params
+from experiment.stage.randomness import stream
+from experiment.stage.schema import Ascending, Section, Whole, whole
+from experiment.training.loop import Setting
+from experiment.training.work import Work, merged, spans
+from studies.gradients.look import Look, Samples, look, noise_energy
+from studies.training.arms import as_list, tuned
+from studies.training.words import parse
+
+NULL_DRAWS = 50
+# Quantities in the table, with their units.
+UNITS = {
+    "energy": "share",
+    "energy_permuted": "share",
+    "raw_cosine_train": "cosine",
+    "raw_cosine_fresh": "cosine",
+    "cosine_train": "cosine",
+    "cosine_fresh": "cosine",
+    "cosine_permuted": "cosine",
+    "retention_train": "share",
+    "retention_fresh": "share",
+    "leak": "share",
+    "quiet": "share",
+    "step_cosine": "cosine",
+    "step_loss_fresh": "nats",
+    "step_loss_train": "nats",
+    "step_leak": "share",
+    "step_leak_adam": "share",
+}
+
+
+class Looks(Section):
+    """How gradients are looked at."""
+
+    ranks: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending, BeforeValidator(as_list)
+    ] = Field(min_length=1, description="an ascending list of whole numbers from 1")
+    epochs: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending, BeforeValidator(as_list)
+    ] = Field(min_length=1, description="an ascending list of whole numbers from 1")
+    replicates: Whole = whole(2, 1_000)
+    group: Whole = whole(1, 1_000)
+    batches: Whole = whole(1, 1_000)
+    fresh_samples: Whole = whole(100, 1_000_000)
+
+
+def looks(params: Params, given: Looks, arm: str) -> list[Look]:
+    """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
+    found = tuned(arm)
+    trained = found["train"]
+    # All trajectories use the same samples and batches. Other optimizers are not inputs of this
+    # stage; otherwise a new one would make all looks run again.
+    if (
+        trained["optimizer"] not in ("adam", "lrg_adam")
+        or trained["model"] != "mlp"
+        or trained["noise"] != 1
+        or (trained["shuffle"] and not params.data.shuffle)
+    ):
+        raise UserError(
+            f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp "
+            "without a noise and a shuffle of their own"
+        )
+    hyperparameters = {"lr": found["lr"], **trained["hyperparameters"]}
+    setting = replace(
+        Setting.of(params, trained["optimizer"], hyperparameters, purpose="studies, gradients"),
+        model=trained["model"],
+    )
+    for key, values, limit in (
+        ("ranks", given.ranks, found["matrix_side"]),
+        ("epochs", given.epochs, params.training.epochs),
+    ):
+        if max(values) > limit:
+            raise UserError(f"gradients.look.{key} = {values}; allowed: at most {limit}")
+    return [
+        Look(setting, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        for span in spans(given.replicates, given.group)
+    ]
+
+
+def table(given: Looks, arm: str, found: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """One row per quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
+
+    `found` holds arrays (replicates, epochs, batches, ranks). Intervals are over replicates;
+    `p_value_uncorrected` is that of a two-sided t-test of a mean of zero, for this row alone.
+    """
+    rows = []
+    for quantity, unit in UNITS.items():
+        values = found[quantity].mean(axis=2)
+        over_epochs = values.mean(axis=1, keepdims=True)
+        together = np.concatenate([over_epochs, values], axis=1)
+        every = mean_interval(together)
+        p_values = stats.ttest_1samp(together, 0).pvalue
+        for i, epoch in enumerate(["all", *given.epochs]):
+            for j, rank in enumerate(given.ranks):
+                row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
+                row |= {"epoch": epoch, "mean": every.mean[i, j]}
+                row |= {"low": every.low[i, j], "high": every.high[i, j]}
+                rows.append(row | {"p_value_uncorrected": p_values[i, j]})
+    return pd.DataFrame(rows)
+
+
+def main(arm: str, *words: str) -> None:
+    """Write metrics/studies/gradients/<arm>.csv.
+
+    Args:
+        arm: whose trajectory it is.
+        words: how to look, see `studies.training.words`.
+
+    """
+    params = read_params()
+    given = parse(Looks, words, "gradients.look: ")
+    if params.data.name != "mnist1d":
+        raise UserError(
+            f"data.name = {params.data.name!r}; the look at gradients generates fresh samples; "
+            "allowed: mnist1d"
+        )
+    tasks = looks(params, given, arm)
+    seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
+    fresh = mnist1d.fresh(given.fresh_samples, seed)
+    dataset = Dataset.read(params.data.name)
+    samples = Samples(dataset.train, mnist1d.shuffled(fresh) if params.data.shuffle else fresh)
+    side = tasks[0].setting.network(dataset).matrix_side
+    spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
+    null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
+
+    with Work(
+        f"studies_gradients_{arm}",
+        samples,
+        device=params.device,
+        total=len(tasks),
+        unit="group",
+    ) as work:
+        found = merged(work.run(look, tasks))
+        rows = table(given, arm, {name: tensor.numpy() for name, tensor in found.items()})
+        rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
+        files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)

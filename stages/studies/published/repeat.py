@@ -1,0 +1,183 @@
+"""Repeat the published protocol with many seeds of its sampler, to see where its result lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
+from scipy import stats
+
+from experiment.datasets import mnist1d
+from experiment.report.statistics import mean_interval
+from experiment.stage import files
+from experiment.stage.data import Dataset, Split
+from experiment.stage.errors import UserError
+from experiment.stage.params import Params, read_params
+from experiment.stage.schema import Ascending, LearningRates, Section, Whole, whole
+from experiment.training.network import build
+from experiment.training.work import Work, merged
+from studies.published.protocol import SOURCES, Protocol, Training, repeat
+from studies.published.reported import OUTCOMES, REPORTED, Ranks
+from studies.training.arms import as_list
+from studies.training.words import parse
+
+PUBLISHED_ROWS = 4000
+
+
+class Settings(Section):
+    """The settings of the published protocol."""
+
+    samplers: Whole = whole(2, 10_000)
+    hidden: Annotated[list[Annotated[Whole, Field(ge=1, le=4096)]], BeforeValidator(as_list)] = (
+        Field(min_length=1, description="a list of whole numbers from 1 to 4096")
+    )
+    trials: Whole = whole(1, 10_000)
+    tune_samples: Whole = whole(1, PUBLISHED_ROWS)
+    tune_epochs: Whole = whole(1, 10_000)
+    tune_batch_size: Whole = whole(1, PUBLISHED_ROWS)
+    epochs: Whole = whole(1, 10_000)
+    batch_size: Whole = whole(1, PUBLISHED_ROWS)
+    lr: LearningRates
+    rank: Ranks
+    training_samples: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=PUBLISHED_ROWS)]], Ascending, BeforeValidator(as_list)
+    ] = Field(
+        min_length=1,
+        description=f"an ascending list of whole numbers from 1 to {PUBLISHED_ROWS}",
+    )
+    offline_samples: Whole = whole(10, 100_000)
+
+
+def tasks(params: Params, given: Settings, training_samples: tuple[int, ...]) -> list[Protocol]:
+    """The experiment of every sampler."""
+    settings = given.model_dump(
+        exclude={"samplers", "hidden", "lr", "rank", "training_samples", "offline_samples"}
+    )
+    return [
+        Protocol(
+            seed=params.seed,
+            sampler=sampler,
+            hidden=tuple(given.hidden),
+            lr=(given.lr.low, given.lr.high),
+            rank=(given.rank.low, given.rank.high),
+            training_samples=training_samples,
+            **settings,
+        )
+        for sampler in range(given.samplers)
+    ]
+
+
+def samplers(
+    found: dict[str, NDArray[np.float64]], data_set: str, training_samples: int, source: str
+) -> pd.DataFrame:
+    """One row per sampler: the hyperparameters, and the outcomes of its two final trainings.
+
+    The hyperparameters are those that its searches found, or those of the published experiment.
+    """
+    count = len(found["adam_lr"])
+    columns: dict[str, object] = {
+        "data": data_set,
+        "training_samples": training_samples,
+        "hyperparameters": source,
+        "sampler": np.arange(count),
+    }
+    for optimizer, reported in REPORTED.items():
+        for name, value in reported.items():
+            key = f"{optimizer}_{name}"
+            values = np.full(count, value) if source == "reported" else found[key]
+            columns[key] = values.astype(int) if name == "rank" else values
+        training = Training(optimizer, source, training_samples)
+        columns[f"{optimizer}_last_loss_nats"] = found[training.loss][:, -1]
+        columns[f"{optimizer}_best_loss_nats"] = found[training.loss].min(axis=1)
+        columns[f"{optimizer}_last_accuracy_share"] = found[training.accuracy]
+    return pd.DataFrame(columns)
+
+
+def searches_found(part: pd.DataFrame, highest_rank: int) -> dict[str, float]:
+    """The distribution of the hyperparameters that the searches found."""
+    row: dict[str, float] = {}
+    for optimizer, hyperparameters in REPORTED.items():
+        for name, reported in hyperparameters.items():
+            key = f"{optimizer}_{name}"
+            low, median, high = np.quantile(part[key], [0.05, 0.5, 0.95]).tolist()
+            row |= {
+                f"{key}_5th_percentile": low,
+                f"{key}_median": median,
+                f"{key}_95th_percentile": high,
+                f"{key}_reported": reported,
+                f"{key}_share_at_most_reported": float((part[key] <= reported).mean()),
+            }
+    return row | {"highest_rank_share": float((part["lrg_adam_rank"] == highest_rank).mean())}
+
+
+def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
+    """The distribution over samplers, for each data set, number of samples and setting."""
+    found = {}
+    groups = table.groupby(["data", "training_samples", "hyperparameters"], sort=False)
+    for (data_set, training_samples, hyperparameters), part in groups:
+        row: dict[str, float] = {"samplers": len(part)}
+        if hyperparameters == "searched":
+            row |= searches_found(part, highest_rank)
+        for outcome in OUTCOMES:
+            difference = part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"]
+            interval = mean_interval(difference)
+            lower = stats.binomtest(int((difference < 0).sum()), len(part)).proportion_ci()
+            row |= {
+                f"{outcome}_difference": float(interval.mean),
+                f"{outcome}_difference_low": float(interval.low),
+                f"{outcome}_difference_high": float(interval.high),
+                f"{outcome}_lrg_adam_lower_share": float((difference < 0).mean()),
+                f"{outcome}_lrg_adam_lower_share_low": float(lower.low),
+                f"{outcome}_lrg_adam_lower_share_high": float(lower.high),
+            }
+        found[f"{data_set}_{training_samples}_training_samples_{hyperparameters}"] = row
+    return found
+
+
+def main(*words: str) -> None:
+    """Write metrics/studies/published.csv and .json.
+
+    Args:
+        words: the settings, see `studies.training.words`.
+
+    """
+    params = read_params()
+    given = parse(Settings, words, "published: ")
+    arrays = mnist1d.published()
+    test = Split(arrays["x_test"], arrays["y_test"])
+    published = Dataset(Split(arrays["x"], arrays["y"]), test, test)
+    train, validation = mnist1d.offline(given.offline_samples)
+    offline = Dataset(train, validation, validation)
+    # The published rows, and those that mnist1d generates when it cannot download them.
+    data_sets = {
+        "published": (published, tuple(given.training_samples)),
+        "offline": (offline, (len(train.y),)),
+    }
+    side = build("mlp", {"hidden": given.hidden}, published.inputs, published.classes).matrix_side
+    if given.rank.high > side:
+        raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
+    tables = []
+    for name, (dataset, training_samples) in data_sets.items():
+        with Work(
+            f"studies_published_{name}",
+            dataset,
+            device="cpu",
+            total=given.samplers,
+            unit="sampler",
+        ) as work:
+            results = merged(work.run(repeat, tasks(params, given, training_samples)))
+            found = {key: tensor.numpy() for key, tensor in results.items()}
+            tables += [
+                samplers(found, name, n, source) for n in training_samples for source in SOURCES
+            ]
+    table = pd.concat(tables, ignore_index=True)
+    finite = np.isfinite(table.select_dtypes("number")).all(axis=1)
+    if not finite.all():
+        diverged = sorted(table.loc[~finite, "sampler"].unique().tolist())
+        raise UserError(f"published: final trainings diverged, of samplers {diverged}")
+    files.write_csv(Path("metrics/studies/published.csv"), table)
+    files.write_json(Path("metrics/studies/published.json"), summary(table, given.rank.high))

@@ -1,0 +1,23 @@
+"""What the published experiment reported, and the outcomes that a repetition compares."""
+
+from typing import Any
+
+from experiment.stage.schema import Interval, Whole, whole
+
+# What its searches found, and what it trained with.
+REPORTED: dict[str, dict[str, Any]] = {
+    "adam": {"lr": 0.0059},
+    "lrg_adam": {"lr": 0.0064, "rank": 20},
+}
+OUTCOMES = {
+    "last_loss_nats": "validation loss, last epoch",
+    "best_loss_nats": "validation loss, best epoch",
+    "last_accuracy_share": "validation accuracy, last epoch",
+}
+
+
+class Ranks(Interval):
+    """Search interval of the rank, ends included."""
+
+    low: Whole = whole(1, 100_000)
+    high: Whole = whole(1, 100_000)

@@ -1,0 +1,1 @@
+"""Tables and figures of the studies, and their conclusion. Nothing here trains."""

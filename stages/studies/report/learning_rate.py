@@ -1,0 +1,213 @@
+"""How sensitive Adam and several ranks are to the learning rate, and what filtering resembles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from experiment.report.figures import SERIES, line_with_band, panels
+from experiment.report.statistics import ALPHA, RESAMPLES, MeanInterval, mean_interval
+from experiment.stage import files
+from experiment.stage.params import read_params
+from experiment.stage.randomness import stream
+from studies.report.tables import named, tuning
+from studies.training.arms import BASELINE, read_arms
+
+DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
+# A learning rate is good enough if its loss is within this share of the lowest.
+TOLERANCE = 0.05
+LOSSES = ("validation_loss_nats", "train_loss_nats")
+
+
+def grid(arm: str) -> dict[str, NDArray[np.float64]]:
+    """The tuning of an arm: `lr` (L,), and both losses (replicates, L)."""
+    table = tuning(arm)
+    wide = table.pivot(index="replicate", columns="lr", values=list(LOSSES))
+    return {"lr": np.array(sorted(set(table["lr"])))} | {
+        loss: wide[loss].to_numpy() for loss in LOSSES
+    }
+
+
+def best_range(
+    lr: NDArray[np.float64], loss: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the best learning rate, over the seeds of the tuning.
+
+    Args:
+        lr: the grid, (L,).
+        loss: the losses (replicates, L) whose mean was tuned for.
+        rng: source of the resamples.
+
+    """
+    drawn = rng.integers(len(loss), size=(RESAMPLES, len(loss)))
+    best = lr[np.nanargmin(loss[drawn].mean(axis=1), axis=1)]
+    low, high = np.quantile(best, [ALPHA / 2, 1 - ALPHA / 2], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def good_range(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float]:
+    """Learning rates around the one of the lowest loss, up to where it is TOLERANCE higher.
+
+    Losses are interpolated linearly over the logarithm of the learning rate. The range never
+    extends beyond the grid.
+    """
+    fine = np.union1d(np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001), np.log10(lr))
+    curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=1e9, posinf=1e9))
+    good = curve <= (1 + TOLERANCE) * curve.min()
+    best = int(curve.argmin())
+    low = best + 1 - _first_run(good[best::-1])
+    high = best - 1 + _first_run(good[best:])
+    return float(10 ** fine[low]), float(10 ** fine[high])
+
+
+def _first_run(true: NDArray[np.bool_]) -> int:
+    """Number of values before the first that is false."""
+    return len(true) if true.all() else int(true.argmin())
+
+
+def at_equal_train_loss(
+    filtered: dict[str, NDArray[np.float64]], adam: dict[str, NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare an arm with Adam at the learning rate that gives Adam the same final train loss.
+
+    Train losses fall with the learning rate up to some point. Only learning rates up to that point
+    count, for both; Adam's curves are interpolated between them.
+
+    Returns:
+        Two arrays with one entry per replicate that Adam can match, means over the arm's learning
+        rates: the logarithm to base 10 of Adam's learning rate over the arm's, and the arm's
+        validation loss minus Adam's (nats).
+
+    """
+    logs = []
+    gains = []
+    for replicate in range(len(filtered["train_loss_nats"])):
+        falling = _falling(adam["train_loss_nats"][replicate])
+        train = adam["train_loss_nats"][replicate][:falling][::-1]
+        log_lr = np.log10(adam["lr"][:falling])[::-1]
+        validation = adam["validation_loss_nats"][replicate][:falling][::-1]
+        reached = filtered["train_loss_nats"][replicate]
+        inside = np.arange(len(reached)) < _falling(reached)
+        inside &= (reached >= train[0]) & (reached <= train[-1])
+        if not inside.any():
+            continue
+        matched = np.interp(reached[inside], train, log_lr)
+        logs.append(float(np.mean(matched - np.log10(filtered["lr"][inside]))))
+        expected = np.interp(reached[inside], train, validation)
+        gains.append(float(np.mean(filtered["validation_loss_nats"][replicate][inside] - expected)))
+    return np.array(logs), np.array(gains)
+
+
+def _falling(losses: NDArray[np.float64]) -> int:
+    """Number of losses before the first that is not below its predecessor."""
+    return 1 + _first_run(losses[1:] < losses[:-1])
+
+
+def summary(seed: int, arm: str, label: str) -> dict[str, object]:
+    """The optimum of one arm, its width, and how it differs from Adam at equal train loss.
+
+    The difference covers all learning rates that Adam can match; `tuned_...` only the arm's best.
+    """
+    found, adam = grid(arm), grid(BASELINE)
+    mean = found["validation_loss_nats"].mean(axis=0)
+    best = int(np.nanargmin(mean))
+    low, high = good_range(found["lr"], mean)
+    rng = stream(seed, "studies, best learning rate", arm)
+    best_low, best_high = best_range(found["lr"], found["validation_loss_nats"], rng)
+    row: dict[str, object] = {
+        "arm": arm,
+        "label": label,
+        "best_lr": found["lr"][best],
+        "best_lr_low": best_low,
+        "best_lr_high": best_high,
+        "best_lr_on_boundary": best in (0, len(mean) - 1),
+        "validation_loss_nats": mean[best],
+        "good_lr_low": low,
+        "good_lr_high": high,
+        "width_decades": np.log10(high / low),
+        "width_ends_with_grid": np.isclose([low, high], found["lr"][[0, -1]]).any(),
+    }
+    if arm == BASELINE:
+        return row
+    # Arms may differ in their grids and numbers of replicates; the first replicates are shared.
+    shared = min(len(found["train_loss_nats"]), len(adam["train_loss_nats"]))
+    found, adam = (
+        {"lr": given["lr"]} | {loss: given[loss][:shared] for loss in LOSSES}
+        for given in (found, adam)
+    )
+    # At Adam's own best learning rate: does the filter regularise, or slow down?
+    adams = int(np.nanargmin(adam["validation_loss_nats"].mean(axis=0)))
+    if adam["lr"][adams] in found["lr"]:
+        same = int(np.searchsorted(found["lr"], adam["lr"][adams]))
+        for loss in LOSSES:
+            difference = mean_interval(found[loss][:, same] - adam[loss][:, adams])
+            row |= named(f"{loss}_minus_adam_at_adams_lr", difference)
+    tuned = {name: values[..., best : best + 1] for name, values in found.items()}
+    for prefix, part in (("", found), ("tuned_", tuned)):
+        matched = at_equal_train_loss(part, adam)
+        if len(matched[0]) < shared:
+            continue  # some replicate reaches no train loss that Adam's grid reaches
+        ratio, gain = (mean_interval(values) for values in matched)
+        ratio = MeanInterval(*(10**end for end in ratio))
+        row |= named(f"{prefix}adams_lr_ratio_for_equal_train_loss", ratio)
+        row |= named(f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss", gain)
+    return row
+
+
+def draw(arms: dict[str, str]) -> Figure:
+    """Validation and train loss over the learning rate, and one over the other."""
+    figure, (by_lr, train, trade) = panels(3)
+    for i, ((arm, label), style) in enumerate(zip(arms.items(), SERIES, strict=False)):
+        found = grid(arm)
+        mean = found["validation_loss_nats"].mean(axis=0)
+        best = int(np.nanargmin(mean))
+        for axes, measure in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
+            interval = mean_interval(found[measure])
+            line_with_band(axes, found["lr"], interval, label=label, **style)
+        train_loss = found["train_loss_nats"].mean(axis=0)
+        trade.plot(train_loss, mean, markersize=4, label=label, **style)
+        # Adam's, the first, is larger because that of a high rank may cover it.
+        star = {"color": style["color"], "marker": "*", "markersize": 14 if i else 24}
+        for axes, x, y in (
+            (by_lr, found["lr"], mean),
+            (train, found["lr"], train_loss),
+            (trade, train_loss, mean),
+        ):
+            axes.plot(x[best], y[best], zorder=4, markeredgecolor="white", **star)
+    replicates = len(found["train_loss_nats"])
+    by_lr.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="validation loss, last epoch (nats)",
+        title=f"Validation loss by learning rate\n{replicates} replicates, 95 % interval",
+    )
+    train.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="train loss, last epoch (nats)",
+        title="Train loss by learning rate\nstars: the learning rate chosen",
+    )
+    trade.set(
+        xlabel="train loss, last epoch (nats)",
+        ylabel="validation loss, last epoch (nats)",
+        title="Validation loss by train loss\none point per learning rate",
+    )
+    lowest = min(np.nanmin(grid(arm)["validation_loss_nats"].mean(axis=0)) for arm in arms)
+    for axes in (by_lr, trade):
+        axes.set_ylim(lowest - 0.1, lowest + 1.3)
+    by_lr.legend()
+    return figure
+
+
+def main() -> None:
+    """Write metrics/studies/learning_rate.csv and plots/studies/learning_rate.png."""
+    params = read_params()
+    arms = {name: arm.label for name, arm in read_arms().items() if arm.study == "rank_sweep"}
+    table = pd.DataFrame([summary(params.seed, name, label) for name, label in arms.items()])
+    files.write_csv(Path("metrics/studies/learning_rate.csv"), table)
+    drawn = {name: arms[name] for name in DRAWN if name in arms}
+    files.write_figure(Path("plots/studies/learning_rate.png"), draw(drawn))

@@ -1,0 +1,155 @@
+"""Tables of comparisons of arms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiment.report.measures import MEASURES
+from experiment.report.statistics import (
+    Comparison,
+    MeanInterval,
+    compare_paired,
+    correct_family,
+    mean_interval,
+)
+from experiment.stage import files
+from experiment.stage.errors import UserError
+from experiment.stage.params import Params
+from experiment.stage.randomness import stream
+from studies.training.arms import Arms, result_file, tuned
+
+
+def outcomes(arm: str) -> pd.DataFrame:
+    """The final replicates of an arm, one row each, by their numbers."""
+    rows = files.read_rows(result_file(arm), "replicates", "replicate", *MEASURES)
+    return rows.set_index("replicate")
+
+
+def tuning(arm: str) -> pd.DataFrame:
+    """One row for each learning rate and seed that an arm was tuned over."""
+    return files.read_rows(result_file(arm), "tuning", "lr", "replicate")
+
+
+def compare(
+    params: Params, arm: str, against: str, measure: str, outcomes_of: dict[str, pd.DataFrame]
+) -> Comparison:
+    """Compare two arms over the replicates that both have."""
+    treatment, baseline = outcomes_of[arm][measure], outcomes_of[against][measure]
+    shared = treatment.index.intersection(baseline.index)
+    treatment, baseline = treatment[shared], baseline[shared]
+    return compare_paired(
+        treatment,
+        baseline,
+        margin=params.compare.margin * baseline.mean(),
+        rng=stream(params.seed, "studies", arm, against, measure),
+        lower_is_better=MEASURES[measure].lower_is_better,
+    )
+
+
+def at_equal_lr(arm: str, against: str, measure: str) -> MeanInterval:
+    """Mean difference of two arms in the tuning, both at the tuned learning rate of `arm`.
+
+    The mean is over the seeds that both were tuned with, and its interval is that of a t-test. Both
+    are NaN if the other arm was not tuned over that learning rate.
+    """
+    column = MEASURES[measure].in_tuning
+    lr = tuned(arm)["lr"]
+    found = []
+    for name in (arm, against):
+        table = tuning(name)
+        found.append(table[table["lr"] == lr].set_index("replicate")[column])
+    difference = (found[0] - found[1]).dropna()
+    return mean_interval(difference) if len(difference) else MeanInterval(*np.full(3, np.nan))
+
+
+def named(name: str, interval: MeanInterval) -> dict[str, float]:
+    """A mean and the ends of its interval as columns."""
+    pairs = zip((name, f"{name}_low", f"{name}_high"), interval, strict=True)
+    return {column: float(value) for column, value in pairs}
+
+
+def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
+    """Compare every arm of a study with every arm that it names, by every measure, one row each.
+
+    The comparisons with one arm by one measure are a family for Holm's correction. `p_value`,
+    `equivalence_p_value` and `verdict` are corrected; the intervals are those of one comparison.
+    `difference_at_equal_lr` is what is left at equal learning rates, see `at_equal_lr`.
+
+    Args:
+        params: the seed and the margin are used.
+        study: name of the study.
+        arms: all known arms, by their names.
+
+    Raises:
+        UserError: no arm of the study is compared with another.
+
+    """
+    of_study = {name: arm for name, arm in arms.items() if arm.study == study}
+    if not any(arm.against for arm in of_study.values()):
+        raise UserError(
+            f"no arm has study: {study} and an against; "
+            "allowed: at least one, or there is nothing to compare"
+        )
+    found = {
+        name: outcomes(name)
+        for name in {*of_study, *(base for arm in of_study.values() for base in arm.against)}
+    }
+    rows = []
+    for measure, described in MEASURES.items():
+        for base in dict.fromkeys(base for arm in of_study.values() for base in arm.against):
+            family = [name for name, arm in of_study.items() if base in arm.against]
+            single = [compare(params, name, base, measure, found) for name in family]
+            for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
+                shared = found[name].index.intersection(found[base].index)
+                rows.append(
+                    {
+                        "arm": name,
+                        "label": arms[name].label,
+                        "against": base,
+                        "measure": measure,
+                        "unit": described.unit,
+                        "replicates": alone.replicates,
+                        "mean": float(found[name].loc[shared, measure].mean()),
+                        "mean_against": float(found[base].loc[shared, measure].mean()),
+                        "difference": alone.mean_difference,
+                        "interval_low": alone.low,
+                        "interval_high": alone.high,
+                        "margin": alone.margin,
+                        "p_value": corrected.p_value,
+                        "p_value_uncorrected": alone.p_value,
+                        "equivalence_p_value": corrected.equivalence_p_value,
+                        "equivalence_p_value_uncorrected": alone.equivalence_p_value,
+                        "probability_lower": alone.probability_lower,
+                        "correlation": alone.correlation,
+                        "verdict": corrected.verdict,
+                    }
+                )
+    table = pd.DataFrame(rows)
+    for column, side, key in (
+        ("lr", "arm", "lr"),
+        ("lr_against", "against", "lr"),
+        ("lr_on_boundary", "arm", "on_boundary"),
+        ("lr_against_on_boundary", "against", "on_boundary"),
+    ):
+        table[column] = [tuned(name)[key] for name in table[side]]
+    equal = [at_equal_lr(row.arm, row.against, row.measure) for row in table.itertuples()]
+    columns = [named("difference_at_equal_lr", interval) for interval in equal]
+    return table.join(pd.DataFrame(columns))
+
+
+def looks(trajectories: list[str]) -> pd.DataFrame:
+    """The tables of gradients along the trajectories of these arms."""
+    numbers = ("rank", "mean", "low", "high", "p_value_uncorrected", "energy_of_pure_noise_share")
+    words = ("trajectory", "quantity", "unit", "epoch")
+    paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
+    read = [files.read_csv(path, *numbers, *words, other=words) for path in paths]
+    return pd.concat(read, ignore_index=True)
+
+
+def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) -> pd.DataFrame:
+    """The rows of one measure, and of one baseline if `against` is given."""
+    rows = table[table["measure"] == measure]
+    return rows if against is None else rows[rows["against"] == against]

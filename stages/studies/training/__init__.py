@@ -1,0 +1,1 @@
+"""The arms: their settings and their training."""

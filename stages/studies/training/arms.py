@@ -1,0 +1,213 @@
+"""The arms: what arms.yaml and own.yaml may contain, and where their results are kept."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from experiment.stage import files
+from experiment.stage.errors import UserError
+from experiment.stage.schema import (
+    LEARNING_RATE_GRID,
+    MODULE,
+    LearningRateGrid,
+    Real,
+    Section,
+    Whole,
+    checked,
+    read_yaml,
+    whole,
+)
+
+STUDIES = ("rank_sweep", "controls", "noise_dial", "elsewhere", "approximate")
+BASELINE = "adam"  # the arm that the others are compared with
+PUBLISHED = Path("stages/studies/arms.yaml")
+OWN = Path("stages/studies/own.yaml")
+# Types of hyperparameters: those that DVC can write into a command.
+Value = bool | int | float | str
+
+
+def as_list(value: object) -> object:
+    """A list; DVC writes a list of one into a command as a single value."""
+    return value if isinstance(value, list) else [value]
+
+
+class Training(Section):
+    """The settings of every arm that does not set its own."""
+
+    lrs: Annotated[LearningRateGrid, BeforeValidator(as_list)] = Field(
+        description=LEARNING_RATE_GRID
+    )
+    tuning_replicates: Whole = whole(1, 1_000)
+    replicates: Whole = whole(2, 10_000)
+    group: Whole = whole(1, 1_000)
+
+
+class ArmTraining(Training):
+    """An optimizer in one setting."""
+
+    optimizer: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*$",
+        description="a module in stages/experiment/optimizers, or the dotted name of a class",
+    )
+    hyperparameters: dict[str, Any] = Field(
+        default={},
+        description="arguments of the optimizer other than lr, each a finite number, a text, true, "
+        "false, or a list of two or more of these",
+    )
+    model: str | None = Field(
+        default=None, pattern=MODULE, description="a module in stages/experiment/networks"
+    )
+    shuffle: bool = Field(default=False, strict=True, description="true or false")
+    noise: Real = Field(default=1, ge=0, le=100, description="a number from 0 to 100")
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _arguments(cls, given: object) -> object:
+        # Refused as a whole, because the names are not known here.
+        for name, value in given.items() if isinstance(given, dict) else ():
+            values = value if isinstance(value, list) and len(value) > 1 else [value]
+            if name == "lr":
+                raise ValueError("it would take the place of every learning rate of the grid")
+            if not all(isinstance(one, Value) for one in values):
+                raise ValueError("not a number or a text")
+            if any(isinstance(one, float) and not math.isfinite(one) for one in values):
+                raise ValueError("not finite")
+        return given
+
+
+class _Entry(Section):
+    label: str = Field(
+        pattern="^[^$]+$", description="how tables and figures call it, a text without $"
+    )
+    against: list[str] = Field(default=[], description="a list of arms to compare it with")
+    train: dict[str, Any] = Field(description="a section")
+
+
+class _OwnEntry(_Entry):
+    study: str = Field(pattern=MODULE, description="one of own_studies")
+
+
+_Entries = Annotated[dict[str, _Entry], Field(description="arms by their names")]
+
+
+class _Gradients(Section):
+    trajectories: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="arms, each with an empty section"
+    )
+    look: dict[str, Any] = Field(description="a section")
+
+
+class _Published(Section):
+    defaults: Training
+    grids: dict[str, list[float]] = Field(description="learning rates by a name")
+    rank_sweep: _Entries
+    controls: _Entries
+    noise_dial: _Entries
+    elsewhere: _Entries
+    approximate: _Entries
+    gradients: _Gradients
+    published: dict[str, Any] = Field(description="a section")
+
+
+class _Own(Section):
+    own_studies: list[Annotated[str, Field(pattern=MODULE)]] = Field(
+        description="a list of names of a-z, 0-9 and _"
+    )
+    own: dict[str, _OwnEntry] = Field(description="arms by their names")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A training that is compared with others over the same replicates."""
+
+    study: str
+    label: str  # how tables and figures call it
+    against: list[str]  # arms to compare it with
+    train: ArmTraining
+
+
+Arms = dict[str, Arm]
+
+
+def read_arms() -> Arms:
+    """The arms of the published studies; a mistake in arms.yaml raises UserError."""
+    content = read_yaml(PUBLISHED, _Published)
+    arms: Arms = {}
+    for study in STUDIES:
+        for name, entry in getattr(content, study).items():
+            where = f"{PUBLISHED}: {study}.{name}"
+            if name in arms:
+                raise UserError(f"{where}; allowed: a name that no other study has")
+            arms[name] = _arm(where, name, study, entry, content.defaults)
+    for name, arm in arms.items():
+        _check_against(f"{PUBLISHED}: {arm.study}.{name}", arm, arms)
+    if unknown := [name for name in content.gradients.trajectories if name not in arms]:
+        raise UserError(
+            f"{PUBLISHED}: gradients.trajectories has {', '.join(unknown)}; allowed: names of arms"
+        )
+    return arms
+
+
+def trajectories() -> list[str]:
+    """The arms along whose trajectories gradients are looked at."""
+    return list(read_yaml(PUBLISHED, _Published).gradients.trajectories)
+
+
+def read_own() -> Arms:
+    """The arms of the user's own; a mistake in own.yaml raises UserError."""
+    content = read_yaml(OWN, _Own)
+    defaults = read_yaml(PUBLISHED, _Published).defaults
+    published = read_arms()
+    own: Arms = {}
+    for name, entry in content.own.items():
+        where = f"{OWN}: own.{name}"
+        if name in published:
+            raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
+        if entry.study not in content.own_studies:
+            raise UserError(
+                f"{where}.study = {entry.study!r}; allowed: one of own_studies, "
+                f"{content.own_studies}"
+            )
+        own[name] = _arm(where, name, entry.study, entry, defaults)
+    for study in content.own_studies:
+        if study in STUDIES or not any(arm.study == study and arm.against for arm in own.values()):
+            raise UserError(
+                f"{OWN}: own_studies has {study!r}; allowed: names that arms.yaml does not have, "
+                "each the study of an arm with an against"
+            )
+    for name, arm in own.items():
+        _check_against(f"{OWN}: own.{name}", arm, published | own)
+    return own
+
+
+def _arm(where: str, name: str, study: str, entry: _Entry, defaults: Training) -> Arm:
+    # A name is part of stages and paths, and DVC passes over one that is a number.
+    if not re.fullmatch(MODULE, name):
+        raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
+    train = checked(ArmTraining, {**defaults.model_dump(), **entry.train}, f"{where}.train.")
+    return Arm(study, entry.label, entry.against, train)
+
+
+def _check_against(where: str, arm: Arm, known: Arms) -> None:
+    if unknown := [base for base in arm.against if base not in known]:
+        raise UserError(
+            f"{where}.against = {arm.against}; allowed: names of arms, which "
+            f"{', '.join(unknown)} is not"
+        )
+
+
+def result_file(arm: str) -> Path:
+    """Where the tuning and the replicates of an arm are kept."""
+    own = Path(f"metrics/studies/own/{arm}.json")
+    return own if own.exists() else Path(f"metrics/studies/arms/{arm}.json")
+
+
+def tuned(arm: str) -> dict[str, Any]:
+    """What the tuning of an arm found: `lr`, `on_boundary`, `matrix_side` and its settings."""
+    return files.read_json(result_file(arm), "lr", "on_boundary", "matrix_side", "train")

@@ -1,0 +1,282 @@
+"""Data sets as modules: the digits, and what a module may not return."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from experiment.stage import data, rooms
+from experiment.stage.data import Dataset, Split
+from experiment.stage.errors import UserError
+from experiment.stage.params import Data
+
+
+def given(name: str, **options: object) -> Data:
+    return Data.model_validate(
+        {"name": name, "train": 20, "validation": 10, "shuffle": False, **options}
+    )
+
+
+# The digits
+
+
+@pytest.fixture(scope="module")
+def split() -> Dataset:
+    return data.load(given("digits"), seed=0)[0]
+
+
+def test_the_digits_are_three_parts(split: Dataset) -> None:
+    assert [part.x.shape for part in split] == [(1077, 64), (360, 64), (360, 64)]
+    for x, y in split:
+        assert (x.dtype, y.dtype, y.shape) == (np.float32, np.int64, (len(x),))
+        assert np.isfinite(x).all()
+    assert (split.inputs, split.classes) == (64, 10)
+    assert data.load(given("digits"), seed=0)[1] == "digits"
+
+
+def test_the_classes_have_alike_shares_in_all_parts(split: Dataset) -> None:
+    shares = np.bincount(load_digits().target) / 1797
+    for part in split:
+        assert (np.abs(np.bincount(part.y, minlength=10) - shares * len(part.y)) < 1.5).all()
+
+
+def test_the_digits_are_standardised_on_the_training_part(split: Dataset) -> None:
+    mean, deviation = split.train.x.mean(0, np.float64), split.train.x.std(0, dtype=np.float64)
+    constant = deviation == 0
+    assert np.abs(mean).max() < 1e-6
+    assert np.abs(deviation[~constant] - 1).max() < 1e-6
+    assert 0 < constant.sum() < 10
+    assert (split.train.x[:, constant] == 0).all()
+    for part in (split.validation, split.test):  # by the same numbers, not by their own
+        assert np.abs(part.x.mean(0)).max() > 0.01
+        assert np.abs(part.x.std(0)[~constant] - 1).max() > 0.01
+
+
+def test_every_digit_is_in_one_part(split: Dataset) -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = np.concatenate([part.x for part in split]), np.concatenate([part.y for part in split])
+    # Undo what was done to each pixel, by its extremes: all samples are there if any of it is so.
+    span = np.ptp(x, axis=0)
+    unit = np.ptp(pixels, axis=0) / np.where(span == 0, 1, span)
+    undone = (x - x.min(0)) * unit + pixels.min(0)
+    assert np.abs(undone - np.rint(undone)).max() < 1e-4
+
+    found, expected = (
+        Counter(
+            (image.tobytes(), label)
+            for image, label in zip(images.astype(int), classes, strict=True)
+        )
+        for images, classes in ((np.rint(undone), y.tolist()), (pixels, labels.tolist()))
+    )
+    assert found == expected
+    assert set(expected.values()) == {1}  # so that no image could be in two parts unseen
+
+
+def test_the_seed_decides_the_split() -> None:
+    contents = [
+        b"".join(array.tobytes() for part in data.load(given("digits"), seed)[0] for array in part)
+        for seed in (0, 0, 1)
+    ]
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+
+
+def test_another_seed_tests_on_other_digits() -> None:
+    splits = [data.load(given("digits"), seed)[0] for seed in (0, 1)]
+    # Two samples of a data set are the same digit where all their pixels have the same ranks.
+    ranked = []
+    for split in splits:
+        x = np.concatenate([part.x for part in split])
+        ranks = [np.unique(pixel, return_inverse=True)[1] for pixel in x.T]
+        ranked.append({digit.tobytes() for digit in np.stack(ranks, axis=1)[-360:]})
+    assert 20 < len(ranked[0] & ranked[1]) < 140  # 72 of 360 by chance
+
+
+# What a module may return
+
+
+def rows(count: int = 20, inputs: int = 5, classes: int = 3) -> Split:
+    rng = np.random.default_rng(count)
+    return Split(rng.standard_normal((count, inputs), np.float32), np.arange(count) % classes)
+
+
+GOOD = Dataset(rows(20), rows(10), rows(8))
+
+
+def loaded(load: Callable[..., object], monkeypatch: pytest.MonkeyPatch, **more: object) -> object:
+    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace(load=load, **more))
+    return data.load(given("brought", extra=7), seed=3)
+
+
+def test_a_module_gets_what_it_takes_and_names_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def load(train: int, extra: int, *, rng: np.random.Generator) -> Dataset:
+        seen.update(train=train, extra=extra, drawn=rng.integers(2**32))
+        return GOOD
+
+    assert loaded(load, monkeypatch, TITLE="Brought data") == (GOOD, "Brought data")
+    first = dict(seen)
+    assert loaded(load, monkeypatch) == (GOOD, "brought")
+    assert seen == first
+    assert (seen["train"], seen["extra"]) == (20, 7)
+
+
+def test_an_option_that_nobody_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(train: int) -> Dataset:
+        raise AssertionError(train)
+
+    with pytest.raises(UserError) as refused:
+        loaded(load, monkeypatch)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(
+        "unknown key params.yaml: data.extra; allowed: name, shuffle, train, validation and "
+    )
+
+
+def test_a_module_may_refuse_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(extra: int) -> Dataset:
+        raise ValueError(f"data.extra = {extra}; allowed: at most 6")
+
+    with pytest.raises(UserError) as refused:
+        loaded(load, monkeypatch)
+    (line,) = str(refused.value).splitlines()
+    assert line == "params.yaml: data: brought refuses: data.extra = 7; allowed: at most 6"
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="a traceback")
+def test_an_option_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(extra: int, *, fold: int) -> Dataset:
+        raise AssertionError(extra, fold)
+
+    with pytest.raises(UserError, match="fold"):
+        loaded(load, monkeypatch)
+
+
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="a traceback")
+def test_a_module_without_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace())
+    with pytest.raises(UserError, match="load"):
+        data.load(given("brought"), seed=3)
+
+
+def test_an_unknown_data_set_is_refused() -> None:
+    with pytest.raises(UserError) as refused:
+        data.load(given("nobody"), seed=0)
+    (line,) = str(refused.value).splitlines()
+    assert line == (
+        "params.yaml: data.name = 'nobody'; allowed: a module in stages/experiment/datasets: "
+        "digits, mnist1d"
+    )
+
+
+def test_another_name_is_another_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def load(extra: int = 0, *, rng: np.random.Generator) -> Dataset:
+        seen.append((extra, rng.integers(2**32)))
+        return GOOD
+
+    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace(load=load))
+    for name, seed in (("one", 3), ("one", 3), ("other", 3), ("one", 4)):
+        data.load(given(name), seed)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+
+
+def nan(split: Split) -> Split:
+    x = split.x.copy()
+    x[4, 2] = np.nan
+    return split._replace(x=x)
+
+
+TRAIN, VALIDATION, TEST = GOOD
+UNFIT = {
+    "float64": (
+        GOOD._replace(train=TRAIN._replace(x=TRAIN.x.astype(np.float64))),
+        "x_train is float64 of shape (20, 5); allowed: float32 with a row per sample",
+    ),
+    "int32": (
+        GOOD._replace(test=TEST._replace(y=TEST.y.astype(np.int32))),
+        "y_test is int32 of shape (8,); allowed: int64 with a class per sample",
+    ),
+    "a list": (
+        GOOD._replace(validation=VALIDATION._replace(y=VALIDATION.y.tolist())),
+        "y_validation is list of shape (10,); allowed: int64 with a class per sample",
+    ),
+    "images": (
+        GOOD._replace(train=TRAIN._replace(x=TRAIN.x[:, None])),
+        "x_train is float32 of shape (20, 1, 5); allowed: float32 with a row per sample",
+    ),
+    "one-hot labels": (
+        GOOD._replace(train=TRAIN._replace(y=np.eye(3, dtype=np.int64)[TRAIN.y])),
+        "y_train is int64 of shape (20, 3); allowed: int64 with a class per sample",
+    ),
+    "NaN": (
+        GOOD._replace(validation=nan(VALIDATION)),
+        "x_validation is not finite; allowed: finite numbers",
+    ),
+    "no rows": (
+        GOOD._replace(test=Split(TEST.x[:0], TEST.y[:0])),
+        "x_test has 0 rows and y_test has 0; allowed: the same number, at least 1",
+    ),
+    "fewer labels": (
+        GOOD._replace(train=TRAIN._replace(y=TRAIN.y[:-1])),
+        "x_train has 20 rows and y_train has 19; allowed: the same number, at least 1",
+    ),
+    "other columns": (
+        GOOD._replace(validation=rows(10, inputs=6)),
+        "x_validation has 6 columns; allowed: as x_train, 5",
+    ),
+    "a class that training lacks": (
+        GOOD._replace(test=rows(8, classes=4)),
+        "y_test holds the classes 3; allowed: those of y_train, 0 to 2",
+    ),
+    "a gap in the classes": (
+        GOOD._replace(train=TRAIN._replace(y=TRAIN.y * 2)),
+        "y_train holds the classes 0, 2, 4; allowed: 0 to C - 1, each of at least 2 classes in "
+        "the training samples",
+    ),
+    "classes from 1": (
+        Dataset(*(part._replace(y=part.y + 1) for part in GOOD)),
+        "y_train holds the classes 1, 2, 3; allowed: 0 to C - 1, ",
+    ),
+    "negative classes": (
+        GOOD._replace(train=TRAIN._replace(y=TRAIN.y - 1)),
+        "y_train holds the classes -1, 0, 1; allowed: 0 to C - 1, ",
+    ),
+    "one class": (
+        Dataset(*(part._replace(y=part.y * 0) for part in GOOD)),
+        "y_train holds the classes 0; allowed: 0 to C - 1, ",
+    ),
+    "many classes": (
+        GOOD._replace(train=TRAIN._replace(y=np.arange(20) * 2)),
+        "y_train holds the classes 0, 2, 4, 6, 8, 10, 12, 14, 16, 18 ...; allowed: 0 to C - 1, ",
+    ),
+    "no data": (None, "load returns NoneType; allowed: a Dataset"),
+    "two parts": (GOOD[:2], "load returns tuple; allowed: a Dataset"),
+    "arrays": (TRAIN.x, "load returns ndarray; allowed: a Dataset"),
+    "four arrays": ((*TRAIN, *TEST), "load returns tuple; allowed: a Dataset"),
+    "three arrays": ((TRAIN.x, TRAIN.y, TEST.x), "load returns tuple; allowed: a Dataset"),
+    "plain tuples": (tuple(map(tuple, GOOD)), "load returns tuple; allowed: a Dataset"),
+    "parts that are no splits": (Dataset(*map(tuple, GOOD)), "allowed: a Dataset of Splits"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_a_module_may_not_return_is_one_line(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    returned, named = UNFIT[case]
+
+    with pytest.raises(UserError) as refused:
+        loaded(lambda extra: returned, monkeypatch)  # noqa: ARG005
+
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("stages/experiment/datasets/brought.py: ")
+    assert named in line

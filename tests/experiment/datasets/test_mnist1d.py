@@ -1,0 +1,118 @@
+"""MNIST-1D: the published arrays, their split, and what is made beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from mnist1d.data import get_dataset, get_dataset_args, make_dataset
+
+from experiment.datasets import mnist1d
+from experiment.stage import data
+from experiment.stage.data import Split
+from experiment.stage.errors import UserError
+from experiment.stage.params import Data
+
+
+def given(train: int, validation: int, shuffle: bool = False) -> Data:
+    return Data(name="mnist1d", train=train, validation=validation, shuffle=shuffle)
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    return mnist1d.published()
+
+
+def test_the_file_holds_the_published_rows(
+    arrays: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset, title = data.load(given(2000, 1000), seed=0)
+    dataset.write("mnist1d", title)
+
+    with np.load("data/mnist1d.npz", allow_pickle=False) as archive:
+        found = {name: archive[name] for name in archive.files}
+    assert found.pop("title") == title == "MNIST-1D"
+    assert {name: (array.dtype.name, array.shape) for name, array in found.items()} == {
+        "x_train": ("float32", (2000, 40)),
+        "y_train": ("int64", (2000,)),
+        "x_validation": ("float32", (1000, 40)),
+        "y_validation": ("int64", (1000,)),
+        "x_test": ("float32", (1000, 40)),
+        "y_test": ("int64", (1000,)),
+    }
+    assert np.array_equal(found["x_train"], arrays["x"][:2000])
+    assert np.array_equal(found["x_validation"], arrays["x"][2000:3000])
+    assert np.array_equal(found["y_test"], arrays["y_test"])
+    assert hashlib.sha256(found["x_test"].tobytes()).hexdigest() == mnist1d.PUBLISHED["x_test"]
+
+
+def test_other_data_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(mnist1d.PUBLISHED, "y", "0" * 64)
+    with pytest.raises(UserError, match="array y with SHA-256 d97dc7ae"):
+        mnist1d.published()
+
+
+def test_no_more_rows_than_were_published() -> None:
+    dataset, _ = data.load(given(3500, 500), seed=0)
+    assert [len(split.y) for split in dataset] == [3500, 500, 1000]
+
+    with pytest.raises(UserError) as refused:
+        data.load(given(3500, 501), seed=0)
+    (line,) = str(refused.value).splitlines()
+    assert "data.train = 3500 and data.validation = 501; allowed: together at most 4000" in line
+
+
+def test_shuffled_pixels_are_those_that_mnist1d_shuffles(arrays: dict[str, np.ndarray]) -> None:
+    args = get_dataset_args()
+    args.shuffle_seq = True
+    expected = make_dataset(args)["x"].astype(np.float32)
+
+    found = mnist1d.shuffled(Split(arrays["x"], arrays["y"]))
+
+    assert np.array_equal(found.x, expected)
+    assert found.x.flags.c_contiguous
+    assert np.array_equal(found.y, arrays["y"])
+
+
+def test_every_part_is_shuffled_alike() -> None:
+    plain, shuffled = (data.load(given(100, 50, shuffle), seed=0)[0] for shuffle in (False, True))
+    for one, other in zip(plain, shuffled, strict=True):
+        assert np.array_equal(mnist1d.shuffled(one).x, other.x)
+        assert np.array_equal(one.y, other.y)
+        assert not np.array_equal(one.x, other.x)
+
+
+def test_fresh_samples_look_like_the_published_ones_and_are_others(
+    arrays: dict[str, np.ndarray],
+) -> None:
+    new = mnist1d.fresh(2000, seed=7)
+    assert new.x.shape == (2000, 40)
+    assert np.array_equal(np.bincount(new.y), [200] * 10)
+    assert abs(new.x.mean()) < 1e-6
+    assert abs(new.x.std() - 1) < 1e-6
+    for c in range(10):
+        difference = new.x[new.y == c].mean(0) - arrays["x"][arrays["y"] == c].mean(0)
+        assert np.abs(difference).max() < 0.5  # 200 samples of a deviation of about 1
+    assert not (new.x[:, None] == arrays["x"][None, :50]).all(-1).any()
+
+
+def test_offline_is_what_mnist1d_makes_of_a_failed_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "get", no_network)
+    args = get_dataset_args()
+    args.num_samples = 2000
+    expected = get_dataset(args, path=str(tmp_path / "data.pkl"), verbose=False)
+
+    train, test = mnist1d.offline(2000)
+
+    assert (len(train.y), len(test.y)) == (1600, 400)
+    assert np.array_equal(train.x, expected["x"].astype(np.float32))
+    assert np.array_equal(test.y, expected["y_test"])

@@ -1,0 +1,267 @@
+"""Any optimizer of torch's, one for each replicate: as in a plain loop over single models."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiment.datasets import digits
+from experiment.networks.mlp import MLP
+from experiment.stage import rooms
+from experiment.stage.errors import UserError
+from experiment.stage.randomness import stream
+from experiment.training import optimizer
+from experiment.training.loop import Setting, train
+
+DATA = digits.load(rng=np.random.default_rng(0))
+WIDTHS = (64, 12, 10)
+NETWORK = MLP(WIDTHS)
+SIDE = 31  # of the 910 weights
+SETTING = Setting(
+    optimizer="",
+    hyperparameters={},
+    model="mlp",
+    options={"hidden": WIDTHS[1:-1]},
+    epochs=2,
+    batch_size=64,
+    device="cpu",
+    seed=1,
+    purpose="test",
+)
+
+
+def muon_and_adam(params: Iterable[nn.Parameter], *, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon takes matrices alone: Adam for the rest."""
+    params = list(params)
+    matrices = [p for p in params if p.ndim == 2]
+    others = [p for p in params if p.ndim != 2]
+    assert len(matrices) == len(others) == 2
+    return [torch.optim.Muon(matrices, lr=lr), torch.optim.Adam(others, lr=lr)]
+
+
+# What makes each, its hyperparameters, and the bound on rounding.
+OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = {
+    # Muon computes in bfloat16, whose last bit is 2^-8.
+    "muon_and_adam": (muon_and_adam, {"lr": 0.02}, 0.02 * 2**-8),
+    "torch.optim.Adagrad": (torch.optim.Adagrad, {"lr": 0.05}, 1e-5),
+    "torch.optim.Rprop": (torch.optim.Rprop, {"lr": 0.001}, 1e-5),
+    "torch.optim.ASGD": (torch.optim.ASGD, {"lr": 0.05}, 1e-5),
+    "torch.optim.SGD": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}, 1e-5),
+    "torch.optim.RMSprop": (torch.optim.RMSprop, {"lr": 0.003, "momentum": 0.5}, 1e-5),
+    "torch.optim.NAdam": (torch.optim.NAdam, {"lr": 0.005, "weight_decay": 0.01}, 1e-5),
+    "torch.optim.Adafactor": (torch.optim.Adafactor, {"lr": 0.02}, 1e-5),
+}
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A room of optimizers in which the user has put one."""
+    there = rooms.module
+
+    def module(room: str, name: str, where: str) -> object:
+        if (room, name) == ("optimizers", "muon_and_adam"):
+            return SimpleNamespace(create=muon_and_adam)
+        return there(room, name, where)
+
+    monkeypatch.setattr(rooms, "module", module)
+
+
+def trained(setting: Setting, replicates: range) -> list[dict[str, Tensor]]:
+    """Copies of the weights from before training to after the last epoch."""
+    return [
+        {name: tensor.detach().clone() for name, tensor in weights.items()}
+        for weights in train(setting, NETWORK, DATA.train, replicates)
+    ]
+
+
+def alone(make: Callable[..., object], setting: Setting, replicate: int) -> nn.Module:
+    """A replicate trained as anyone would train it: a module, a loop, and what `make` returns."""
+    drawn = NETWORK.initial_weights([stream(setting.seed, setting.purpose, replicate, "weights")])
+    model = nn.Sequential()
+    for i, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
+        layer = nn.Linear(inputs, outputs)
+        layer.load_state_dict({name: drawn[f"layers.{i}.{name}"][0] for name in ("weight", "bias")})
+        model.extend([nn.ReLU(), layer] if i else [layer])
+    made = make(model.parameters(), **setting.hyperparameters)
+    order = stream(setting.seed, setting.purpose, replicate, "batches")
+    x, y = map(torch.from_numpy, DATA.train)
+    for _ in range(setting.epochs):
+        for batch in torch.from_numpy(order.permutation(len(y))).split(setting.batch_size):
+            model.zero_grad()
+            functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            for one in made if isinstance(made, list) else [made]:
+                one.step()
+    return model
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_replicate_is_the_model_that_a_plain_loop_trains(name: str) -> None:
+    make, hyperparameters, bound = OPTIMIZERS[name]
+    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
+    optimizer.check(name, hyperparameters, NETWORK, "train")
+
+    first, *_, stacked = trained(setting, range(3))
+
+    for replicate in range(3):
+        single = alone(make, setting, replicate)
+        for key, theirs in zip(stacked, single.parameters(), strict=True):
+            ours = stacked[key][replicate]
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=bound)
+            assert (ours - first[key][replicate]).abs().max() > 100 * bound  # it did train
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_replicate_does_not_depend_on_its_companions(name: str) -> None:
+    _, hyperparameters, bound = OPTIMIZERS[name]
+    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
+    together, only = (trained(setting, replicates)[-1] for replicates in (range(3), range(2, 3)))
+    for key, tensor in only.items():
+        torch.testing.assert_close(together[key][2], tensor[0], rtol=1e-4, atol=bound)
+
+
+@pytest.mark.parametrize("name", ["muon_and_adam", "torch.optim.RMSprop"])
+def test_a_diverged_replicate_leaves_the_others_alone(name: str) -> None:
+    _, hyperparameters, bound = OPTIMIZERS[name]
+    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
+    untouched = trained(setting, range(3))[-1]
+    epochs = train(setting, NETWORK, DATA.train, range(3))
+    with torch.no_grad():
+        next(epochs)["layers.0.weight"][1, 0, 0] = torch.inf
+    *_, weights = epochs
+
+    assert weights["layers.1.weight"][1].isnan().any()
+    for key, tensor in weights.items():
+        for other in (0, 2):
+            torch.testing.assert_close(
+                tensor[other].detach(), untouched[key][other], rtol=1e-4, atol=bound
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "stacked"), [("torch.optim.Adam", "adam"), ("lrg_adam.LRGAdam", "lrg_adam")]
+)
+def test_one_by_one_is_all_at_once(name: str, stacked: str) -> None:
+    hyperparameters = {"lr": 0.01} | ({"rank": 5} if stacked == "lrg_adam" else {})
+    one, all_at_once = (
+        trained(replace(SETTING, optimizer=o, hyperparameters=hyperparameters), range(3))[-1]
+        for o in (name, stacked)
+    )
+    for key in one:
+        torch.testing.assert_close(one[key], all_at_once[key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_weight_without_a_gradient_stays() -> None:
+    weights = [torch.ones(2, 3, requires_grad=True), torch.ones(2, 4, requires_grad=True)]
+    stepper = optimizer.create("torch.optim.AdamW", weights, {"lr": 0.1}, "optimizer")
+    weights[0].grad = torch.ones(2, 3)
+    stepper.step()
+    assert (weights[0] < 1).all()
+    assert (weights[1] == 1).all()
+
+
+# What cannot train
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nonexistent", "../adam", "adam.create", ".adam", "adam.", "."),
+        *("torch.optim.Nobody", "torch.nobody.Adam", "nobody.Adam", "torch..Adam"),
+    ],
+)
+def test_an_unknown_optimizer_is_named(name: str) -> None:
+    for refuse in (
+        lambda: optimizer.create(name, [torch.zeros(2, 3)], {"lr": 0.1}, "train.optimizer"),
+        lambda: optimizer.check(name, {"lr": 0.1}, NETWORK, "train"),
+    ):
+        with pytest.raises(UserError) as refused:
+            refuse()
+        (line,) = str(refused.value).splitlines()
+        assert line.startswith(f"train.optimizer = {name!r}; allowed: a module in ")
+
+
+UNFIT: list[tuple[str, dict[str, object], str]] = [
+    ("torch.optim.LBFGS", {}, "LBFGS needs a closure"),
+    ("torch.optim.SparseAdam", {}, "SparseAdam does not support dense gradients"),
+    ("torch.optim.Muon", {}, "Muon only supports 2D parameters"),
+    # No optimizers.
+    ("torch.nn.Linear", {}, "what torch.nn.Linear takes"),
+    ("torch.optim.Optimizer", {}, "what torch.optim.Optimizer takes"),
+    ("torch.optim.lr_scheduler.StepLR", {}, "what torch.optim.lr_scheduler.StepLR takes"),
+    ("torch.optim", {}, "not callable"),
+    ("torch.pi", {}, "not callable"),
+    ("collections.OrderedDict", {}, "what collections.OrderedDict takes"),
+    ("brought.nothing", {}, "has no attribute 'step'"),
+    ("brought.parameters", {}, "has no attribute 'step'"),
+    ("brought.two", {}, "has no attribute 'step'"),
+    # Hyperparameters that they do not take.
+    ("adam", {"momentum": 0.9}, "'momentum'"),
+    ("adam", {"rank": 5}, "'rank'"),
+    ("lrg_adam", {}, "'rank'"),
+    ("lrg_adam", {"rank": 5, "momentum": 0.9}, "'momentum'"),
+    ("lrg_adam", {"rank": 5, "method": "guess"}, "guess"),
+    ("lrg_adam", {"rank": 1.5}, "1.5"),
+    ("lrg_adam", {"rank": "ten"}, "ten"),
+    ("controls", {"keep": "top", "rank": 2}, "keep is random, permuted or rest"),
+    ("controls", {"rank": 2}, "'keep'"),
+    ("muon_and_adam", {"momentum": 0.9}, "'momentum'"),
+    ("torch.optim.SGD", {"momentun": 0.9}, "'momentun'"),
+    ("torch.optim.SGD", {"momentum": -1}, "Invalid momentum value: -1"),
+    ("torch.optim.SGD", {"momentum": "much"}, "momentum"),
+    ("torch.optim.SGD", {"nesterov": 1}, "Nesterov momentum requires"),
+    ("torch.optim.RMSprop", {"alpha": math.nan}, "Invalid alpha value: nan"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "named"), UNFIT)
+def test_what_cannot_train_is_one_line(
+    name: str, given: dict[str, object], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought = SimpleNamespace(
+        nothing=lambda params, lr: None,  # noqa: ARG005
+        parameters=lambda params, lr: params,  # noqa: ARG005
+        two=lambda params, lr: (torch.optim.SGD(params, lr=lr),) * 2,
+    )
+    monkeypatch.setitem(sys.modules, "brought", brought)
+
+    with pytest.raises(UserError) as refused:
+        optimizer.check(name, {"lr": 0.1, **given}, NETWORK, "arms.mine")
+
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"arms.mine.hyperparameters = {given}; allowed: what {name} takes")
+    assert named in line
+    assert len(line) < 600
+
+
+@pytest.mark.parametrize("name", ["lrg_adam", "controls", "lrg_adam.LRGAdam"])
+@pytest.mark.parametrize("rank", [0, -1, SIDE + 1])
+def test_a_rank_out_of_range_is_told_with_the_side_of_the_matrix(name: str, rank: int) -> None:
+    assert NETWORK.matrix_side == SIDE
+    more = {"keep": "random"} if name == "controls" else {}
+    optimizer.check(name, {"lr": 0.1, "rank": SIDE, **more}, NETWORK, "arms.mine")
+
+    with pytest.raises(UserError) as refused:
+        optimizer.check(name, {"lr": 0.1, "rank": rank, **more}, NETWORK, "arms.mine")
+
+    (line,) = str(refused.value).splitlines()
+    assert line == (
+        f"arms.mine.hyperparameters.rank = {rank}; allowed: a whole number from 1 to {SIDE} "
+        "(the side of the gradient matrix)"
+    )
+
+
+def test_a_check_leaves_the_global_generators_alone() -> None:
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    optimizer.check("controls", {"lr": 0.1, "keep": "random", "rank": 2}, NETWORK, "arms.mine")
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])

@@ -1,0 +1,543 @@
+import dataclasses
+import math
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike
+from scipy import stats
+from statsmodels.duration.survfunc import SurvfuncRight
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from experiment.report import statistics
+from experiment.report.statistics import (
+    Comparison,
+    Floats,
+    Seed,
+    compare_epochs_to_target,
+    compare_paired,
+    correct_family,
+    first_epoch,
+    holm,
+    mean_interval,
+)
+
+OPPOSITE = {
+    "better": "worse",
+    "worse": "better",
+    "equivalent": "equivalent",
+    "inconclusive": "inconclusive",
+}
+
+
+def arms(replicates: int, shift: float = 0.0, seed: int = 0) -> tuple[Floats, Floats]:
+    """Skewed, correlated losses of both arms; the treatment's are higher by about ``shift``."""
+    rng = np.random.default_rng(seed)
+    shared = rng.gamma(2.0, size=replicates)
+    treatment, baseline = shared + rng.exponential(0.5, size=(2, replicates))
+    return treatment + shift, baseline
+
+
+def compare(
+    treatment: ArrayLike,
+    baseline: ArrayLike,
+    margin: float = 0.05,
+    rng: Seed = 0,
+    resamples: int = 999,
+    lower_is_better: bool = True,
+) -> Comparison:
+    return compare_paired(
+        treatment,
+        baseline,
+        margin=margin,
+        rng=rng,
+        resamples=resamples,
+        lower_is_better=lower_is_better,
+    )
+
+
+def comparison(
+    mean: float = 1.0,
+    low: float = 0.5,
+    high: float = 1.5,
+    p: float = 0.01,
+    q: float = 0.5,
+    lower_is_better: bool = True,
+) -> Comparison:
+    return Comparison(mean, low, high, p, q, 0.1, 0.5, 30, 0.1, lower_is_better)
+
+
+# Means and intervals
+
+
+def test_mean_interval_is_that_of_scipys_t_test_at_every_epoch() -> None:
+    curves = np.random.default_rng(0).normal(size=(12, 5))
+    interval = mean_interval(curves, confidence=0.9)
+    reference = stats.ttest_1samp(curves, 0.0).confidence_interval(0.9)
+    np.testing.assert_allclose(interval.mean, curves.mean(0))
+    np.testing.assert_allclose(interval.low, reference.low)
+    np.testing.assert_allclose(interval.high, reference.high)
+
+
+def test_mean_interval_of_two_replicates_in_closed_form() -> None:
+    # t(0.975, 1) = tan(0.475 pi), and the standard error of {0, 2} is 1
+    mean, low, high = mean_interval([0.0, 2.0])
+    assert mean == 1.0
+    assert (low, high) == pytest.approx((1 - math.tan(0.475 * math.pi), 12.7062 + 1))
+
+
+def test_mean_interval_over_another_axis() -> None:
+    curves = np.random.default_rng(0).normal(size=(12, 5))
+    np.testing.assert_array_equal(mean_interval(curves.T, axis=1), mean_interval(curves))
+
+
+def test_mean_interval_is_computed_in_double_precision() -> None:
+    losses = np.full(1000, 0.1, dtype=np.float32)
+    assert mean_interval(losses).mean == pytest.approx(float(losses[0]), rel=1e-12)
+
+
+def test_one_replicate_has_a_mean_but_no_interval() -> None:
+    interval = mean_interval([[1.0, 2.0]])
+    np.testing.assert_array_equal(interval.mean, [1.0, 2.0])
+    assert np.isnan([interval.low, interval.high]).all()
+
+
+def test_a_diverged_replicate_spoils_its_own_epoch_alone() -> None:
+    interval = mean_interval([[1.0, math.inf, math.nan], [1.0, 1.0, 1.0]])
+    np.testing.assert_array_equal(interval.mean, [1.0, math.inf, math.nan])
+    np.testing.assert_array_equal(interval.low, [1.0, math.nan, math.nan])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
+def test_mean_interval_rejects_a_confidence_that_is_no_probability(confidence: float) -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval([1.0, 2.0], confidence=confidence)
+
+
+def test_mean_interval_rejects_no_replicates() -> None:
+    with pytest.raises(ValueError, match="at least one replicate"):
+        mean_interval(np.empty((0, 3)))
+
+
+# The parts of a comparison against independent references
+
+
+@pytest.mark.parametrize("replicates", [5, 12, 40])
+@pytest.mark.parametrize("shift", [0.0, 0.2, -0.3])
+def test_equivalence_p_value_is_that_of_statsmodels(replicates: int, shift: float) -> None:
+    treatment, baseline = arms(replicates, shift)
+    expected, *_ = ttost_paired(treatment, baseline, -0.25, 0.25)
+    result = compare(treatment, baseline, margin=0.25)
+    assert result.equivalence_p_value == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.integers(2, 40), st.floats(0.01, 2.0), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_equivalence_is_a_90_percent_interval_inside_the_margin(
+    replicates: int, margin: float, seed: int
+) -> None:
+    treatment, baseline = arms(replicates, seed=seed)
+    _, low, high = mean_interval(treatment - baseline, confidence=0.9)
+    assume(min(abs(low + margin), abs(high - margin)) > 1e-9)
+    result = compare(treatment, baseline, margin=margin, resamples=99)
+    assert (result.verdict == "equivalent") == (-margin < low and high < margin)
+
+
+@pytest.mark.parametrize("replicates", [2, 5, 9])
+def test_sign_flip_p_value_is_that_of_scipy_when_exact(replicates: int) -> None:
+    treatment, baseline = arms(replicates, shift=0.3, seed=replicates)
+    expected = stats.permutation_test(
+        (treatment - baseline,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert compare(treatment, baseline).p_value == pytest.approx(expected.pvalue)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=20))
+@settings(deadline=None)
+def test_sign_flip_p_value_counts_ties_in_spite_of_rounding(steps: list[int]) -> None:
+    zeros, whole = np.zeros(len(steps)), np.array(steps)
+    assert compare(whole * 0.1, zeros).p_value == compare(whole, zeros).p_value
+
+
+def test_sign_flip_p_value_of_one_sign_is_the_smallest_possible() -> None:
+    rng = np.random.default_rng(0)
+    exact, drawn = rng.uniform(1, 2, size=10), rng.uniform(1, 2, size=30)
+    assert compare(exact, np.zeros(10)).p_value == 2 / 2**10
+    assert compare(drawn, np.zeros(30), resamples=499).p_value == 1 / 500
+
+
+def test_drawn_sign_flips_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    treatment, baseline = arms(14, shift=0.4, seed=3)
+    exact = compare(treatment, baseline).p_value
+    monkeypatch.setattr(statistics, "EXACT_REPLICATES", 0)
+    drawn = compare(treatment, baseline, resamples=50_000).p_value
+    assert 0.01 < exact < 0.5
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 50_000))
+
+
+def test_interval_is_efrons_bca_at_hesterbergs_level() -> None:
+    difference = np.random.default_rng(0).exponential(size=8) - 0.5
+    result = compare(difference, np.zeros(8), resamples=100_000)
+
+    n, normal = difference.size, stats.norm
+    deviation = difference - difference.mean()
+    acceleration = (deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5)
+    draws = np.random.default_rng(99).choice(difference, size=(100_000, n)).mean(axis=1)
+    bias = normal.ppf((draws < difference.mean()).mean())
+    z = bias + math.sqrt(n / (n - 1)) * stats.t.ppf([0.025, 0.975], n - 1)
+    low, high = np.quantile(draws, normal.cdf(bias + z / (1 - acceleration * z)))
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.01 * (high - low))
+
+
+@pytest.mark.parametrize("replicates", [20, 60])
+def test_interval_of_normal_differences_is_nearly_students(replicates: int) -> None:
+    scores = stats.norm.ppf((np.arange(replicates) + 0.5) / replicates)
+    result = compare(scores + 0.3, np.zeros(replicates), resamples=50_000)
+    _, low, high = mean_interval(scores + 0.3)
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.02 * (high - low))
+
+
+def test_probability_lower_counts_ties_as_half() -> None:
+    assert compare([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 3.0, 3.0]).probability_lower == 0.625
+
+
+def test_pairing_finds_what_unpaired_noise_would_hide() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=30)
+    treatment = shared - 0.05 + rng.normal(scale=0.02, size=30)
+    result = compare(treatment, shared, margin=0.01)
+    assert result.correlation == pytest.approx(stats.pearsonr(treatment, shared).statistic)
+    assert result.correlation > 0.99
+    assert result.verdict == "better"
+    assert compare(rng.permutation(treatment), shared, margin=0.01).verdict == "inconclusive"
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        ({}, "worse"),
+        ({"lower_is_better": False}, "better"),
+        ({"mean": -1.0, "low": -1.5, "high": -0.5}, "better"),
+        ({"mean": -1.0, "low": -1.5, "high": -0.5, "lower_is_better": False}, "worse"),
+        ({"p": 0.05}, "worse"),
+        ({"p": 0.051}, "inconclusive"),
+        ({"low": 0.0}, "inconclusive"),
+        ({"low": -0.1}, "inconclusive"),
+        ({"q": 0.05}, "equivalent"),
+        ({"low": -0.1, "p": 0.9, "q": 0.01}, "equivalent"),
+        ({"low": -0.1, "p": 0.9, "q": 0.051}, "inconclusive"),
+    ],
+)
+def test_verdict(facts: dict[str, Any], verdict: str) -> None:
+    assert comparison(**facts).verdict == verdict
+
+
+def test_a_real_but_negligible_difference_is_equivalent() -> None:
+    treatment, baseline = np.linspace(1, 2, 30) + 0.001, np.linspace(1, 2, 30)
+    treatment[::2] += 0.0001
+    result = compare(treatment, baseline, margin=0.02)
+    assert result.low > 0
+    assert result.p_value < 0.01
+    assert result.verdict == "equivalent"
+
+
+def test_five_replicates_cannot_be_better_or_worse_but_six_can() -> None:
+    assert compare(np.arange(5) - 100.0, np.zeros(5)).verdict == "inconclusive"
+    assert compare(np.arange(6) - 100.0, np.zeros(6)).verdict == "better"
+
+
+# Degenerate data
+
+
+@pytest.mark.parametrize("replicates", [2, 10, 40])
+def test_equal_arms_are_equivalent(replicates: int) -> None:
+    _, baseline = arms(replicates)
+    result = compare(baseline.copy(), baseline, margin=1e-12)
+    assert dataclasses.astuple(result)[:6] == (0.0, 0.0, 0.0, 1.0, 0.0, 0.5)
+    assert result.correlation == pytest.approx(1.0)
+    assert result.verdict == "equivalent"
+
+
+@pytest.mark.parametrize(("margin", "verdict"), [(0.5, "equivalent"), (0.25, "worse")])
+def test_equal_differences_are_judged_by_their_size(margin: float, verdict: str) -> None:
+    baseline = np.arange(30.0)
+    result = compare(baseline + 0.25, baseline, margin=margin)
+    assert (result.mean_difference, result.low, result.high) == (0.25, 0.25, 0.25)
+    assert result.p_value == 1 / 1000
+    assert result.verdict == verdict
+
+
+def test_differences_that_are_equal_but_for_rounding_have_an_interval_of_no_width() -> None:
+    result = compare([0.3, 0.4, 0.8], [0.2, 0.3, 0.7], margin=0.2)
+    assert result.low == result.high == result.mean_difference == pytest.approx(0.1)
+    assert result.verdict == "equivalent"
+
+
+def test_an_arm_that_does_not_vary_has_no_correlation() -> None:
+    result = compare([0.9, 0.9, 0.9], [0.5, 0.7, 0.6])
+    assert math.isnan(result.correlation)
+    assert math.isfinite(result.low)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "baseline", "message"),
+    [
+        ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0], "treatment is nan at replicate 1"),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, -math.inf], "baseline is -inf at replicate 2"),
+        ([1.0, 2.0, 3.0], [1.0, 2.0], "not paired: treatment 3, baseline 2"),
+        ([1.0], [1.0], "at least two replicates, got 1"),
+        ([], [], "at least two replicates, got 0"),
+        ([[1.0, 2.0]], [[1.0, 2.0]], r"one value a replicate, got shape \(1, 2\)"),
+    ],
+)
+def test_unfit_arms_are_named(treatment: ArrayLike, baseline: ArrayLike, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(treatment, baseline)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1, math.inf, math.nan])
+def test_unfit_margins_are_rejected(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin must be positive and finite"):
+        compare([1.0, 2.0], [1.0, 3.0], margin=margin)
+
+
+def test_too_few_draws_are_rejected() -> None:
+    with pytest.raises(ValueError, match="resamples must be at least 99, got 98"):
+        compare([1.0, 2.0], [1.0, 3.0], resamples=98)
+
+
+values = st.floats(-1e6, 1e6, width=32)
+
+
+@given(st.lists(st.tuples(values, values), min_size=2, max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_any_finite_single_precision_arms_give_a_complete_answer(
+    pairs: list[tuple[float, float]],
+) -> None:
+    result = compare(*np.transpose(pairs), resamples=99)
+    numbers = [result.mean_difference, result.low, result.high]
+    probabilities = [result.p_value, result.equivalence_p_value, result.probability_lower]
+    assert np.isfinite(numbers).all()
+    assert result.low <= result.high
+    assert all(0 <= p <= 1 for p in probabilities)
+    assert result.p_value > 0
+    assert math.isnan(result.correlation) or abs(result.correlation) <= 1
+    assert result.verdict in OPPOSITE
+
+
+# Symmetries
+
+
+@given(st.integers(2, 40), st.floats(-1, 1), st.integers(0, 10**6), st.booleans())
+@settings(deadline=None)
+def test_swapping_the_arms_mirrors_the_comparison(
+    replicates: int, shift: float, seed: int, lower_is_better: bool
+) -> None:
+    treatment, baseline = arms(replicates, shift, seed)
+    there = compare(treatment, baseline, lower_is_better=lower_is_better)
+    back = compare(baseline, treatment, lower_is_better=lower_is_better)
+    assert back.mean_difference == -there.mean_difference
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low), rel=1e-9, abs=1e-12)
+    assert back.p_value == there.p_value
+    assert back.equivalence_p_value == there.equivalence_p_value
+    assert back.probability_lower == pytest.approx(1 - there.probability_lower)
+    assert back.correlation == pytest.approx(there.correlation)
+    assume(min(abs(there.low), abs(there.high)) > 1e-9)
+    assert back.verdict == OPPOSITE[there.verdict]
+
+
+@given(st.integers(2, 40), st.floats(-1, 1), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_calling_higher_better_negates_the_measure(
+    replicates: int, shift: float, seed: int
+) -> None:
+    treatment, baseline = arms(replicates, shift, seed)
+    result = compare(treatment, baseline)
+    negated = compare(-treatment, -baseline, lower_is_better=False)
+    assume(min(abs(result.low), abs(result.high)) > 1e-9)
+    assert negated.verdict == result.verdict
+
+
+@given(
+    st.integers(2, 40),
+    st.integers(0, 10**6),
+    st.floats(-100, 100),
+    st.floats(0.01, 100),
+)
+@settings(deadline=None)
+def test_only_the_units_follow_a_shift_and_a_scale_of_both_arms(
+    replicates: int, seed: int, shift: float, scale: float
+) -> None:
+    treatment, baseline = arms(replicates, 0.1, seed)
+    before = compare(treatment, baseline, margin=0.05)
+    after = compare(scale * (treatment + shift), scale * (baseline + shift), margin=0.05 * scale)
+    for name in ("mean_difference", "low", "high"):
+        expected = scale * getattr(before, name)
+        assert getattr(after, name) == pytest.approx(expected, rel=1e-6, abs=1e-9 * scale)
+    for name in ("p_value", "equivalence_p_value", "probability_lower", "correlation"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-6, abs=1e-9)
+
+
+@given(st.integers(2, 16), st.integers(0, 10**6), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_the_order_of_the_replicates_does_not_matter(
+    replicates: int, seed: int, random: Random
+) -> None:
+    treatment, baseline = arms(replicates, 0.2, seed)
+    order = random.sample(range(replicates), replicates)
+    before = compare(treatment, baseline, resamples=99)
+    after = compare(treatment[order], baseline[order], resamples=99)
+    for field in dataclasses.fields(Comparison):
+        if field.name not in ("low", "high"):
+            expected = getattr(before, field.name)
+            assert getattr(after, field.name) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_the_order_of_the_replicates_moves_the_interval_within_monte_carlo_error() -> None:
+    treatment, baseline = arms(40)
+    before = compare(treatment, baseline, resamples=20_000)
+    after = compare(treatment[::-1], baseline[::-1], resamples=20_000)
+    tolerance = 0.02 * (before.high - before.low)
+    assert (after.low, after.high) == pytest.approx((before.low, before.high), abs=tolerance)
+
+
+@pytest.mark.parametrize("replicates", [10, 30])
+def test_the_seed_decides_every_bit(replicates: int) -> None:
+    treatment, baseline = arms(replicates)
+    sequence = np.random.SeedSequence(7)
+    results = {
+        compare(treatment, baseline, rng=rng)
+        for rng in (7, sequence, sequence, np.random.default_rng(7))
+    }
+    assert len(results) == 1
+    assert compare(treatment, baseline, rng=8) not in results
+
+
+# Families
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    expected = multipletests(p_values, method="holm")[1]
+    np.testing.assert_allclose(holm(p_values), expected, rtol=1e-12)
+
+
+def test_holm_in_closed_form() -> None:
+    np.testing.assert_allclose(holm([0.03, 0.01, 0.02, 0.9]), [0.06, 0.04, 0.06, 0.9])
+    assert holm([]).size == 0
+
+
+@pytest.mark.parametrize("p_values", [[0.1, math.nan], [1.1], [-0.1], [[0.1]], 0.1])
+def test_holm_rejects_what_is_no_list_of_probabilities(p_values: list[float]) -> None:
+    with pytest.raises(ValueError, match="p-values"):
+        holm(p_values)
+
+
+def test_a_family_of_one_keeps_its_verdict_and_an_empty_one_stays_empty() -> None:
+    assert correct_family([comparison()]) == [comparison()]
+    assert correct_family([]) == []
+
+
+def test_correction_takes_back_what_the_family_does_not_support() -> None:
+    clear, faint, same = comparison(p=0.001), comparison(p=0.03), comparison(low=-1, p=0.5, q=0.001)
+    corrected = correct_family([faint, clear, same])
+    assert [c.verdict for c in (faint, clear, same)] == ["worse", "worse", "equivalent"]
+    assert [c.verdict for c in corrected] == ["inconclusive", "worse", "equivalent"]
+    assert [c.p_value for c in corrected] == pytest.approx([0.06, 0.003, 0.5])
+    assert [c.equivalence_p_value for c in corrected] == pytest.approx([1.0, 1.0, 0.003])
+
+
+def test_a_lost_equivalence_leaves_the_difference_that_is_still_supported() -> None:
+    negligible = comparison(p=0.001, q=0.04)
+    assert negligible.verdict == "equivalent"
+    assert correct_family([negligible, comparison(p=0.9)])[0].verdict == "worse"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=8))
+@settings(deadline=None)
+def test_correction_never_makes_a_claim(p_values: list[tuple[float, float]]) -> None:
+    family = [comparison(p=p, q=q) for p, q in p_values]
+    for before, after in zip(family, correct_family(family), strict=True):
+        assert after.p_value >= before.p_value
+        assert after.equivalence_p_value >= before.equivalence_p_value
+        if before.verdict == "inconclusive":
+            assert after.verdict == "inconclusive"
+        if after.verdict == "equivalent":
+            assert before.verdict == "equivalent"
+
+
+# Epochs to a target loss
+
+
+CURVES = np.array(
+    [
+        [2.0, 1.0, 0.5, 0.4],  # reaches 0.5 at epoch 2
+        [2.0, 0.5, 0.9, 0.3],  # at epoch 1, though it rises again
+        [2.0, 1.9, 1.8, 0.5],  # at the last epoch
+        [2.0, 1.0, 0.7, 0.6],  # never
+        [2.0, math.nan, math.nan, math.nan],  # diverges
+    ]
+)
+
+
+def test_first_epoch_at_or_below_the_target() -> None:
+    np.testing.assert_array_equal(first_epoch(CURVES, 0.5), [2, 1, 3, math.nan, math.nan])
+    np.testing.assert_array_equal(first_epoch(CURVES, 2.0), [0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("curves", [[1.0, 2.0], np.empty((3, 0))])
+def test_first_epoch_rejects_what_are_no_curves(curves: ArrayLike) -> None:
+    with pytest.raises(ValueError, match="curves must be of shape"):
+        first_epoch(curves, 1.0)
+
+
+def test_first_epoch_rejects_a_target_that_is_no_number() -> None:
+    with pytest.raises(ValueError, match="target"):
+        first_epoch(CURVES, math.nan)
+
+
+def test_censored_replicates_count_at_the_horizon() -> None:
+    faster = np.maximum(CURVES - 0.5, 0.0)
+    result = compare_epochs_to_target(faster, CURVES, 0.5, margin=0.1, rng=0, resamples=99)
+    assert result.horizon == 3
+    assert (result.treatment_reached, result.baseline_reached) == (0.8, 0.6)
+    assert result.treatment_mean == pytest.approx(np.mean([1, 1, 3, 1, 3]))
+    assert result.baseline_mean == pytest.approx(np.mean([2, 1, 3, 3, 3]))
+    expected = compare([1, 1, 3, 1, 3], [2, 1, 3, 3, 3], margin=0.1, resamples=99)
+    assert result.epochs == expected
+
+
+@given(st.integers(2, 30), st.integers(1, 20), st.floats(0.1, 2.0), st.integers(0, 10**6))
+@settings(deadline=None)
+def test_restricted_means_are_areas_under_kaplan_meier(
+    replicates: int, epochs: int, target: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    curves = 2 * rng.uniform(0.8, 1.0, size=(2, replicates, epochs + 1)).cumprod(axis=2)
+    result = compare_epochs_to_target(*curves, target, margin=1, rng=0, resamples=99)
+    for arm, mean in zip(curves, (result.treatment_mean, result.baseline_mean), strict=True):
+        time = first_epoch(arm, target)
+        survival = SurvfuncRight(np.where(np.isnan(time), epochs, time), ~np.isnan(time))
+        knots = np.concatenate(([0], survival.surv_times, [epochs]))
+        area = (np.diff(knots) * np.concatenate(([1], survival.surv_prob))).sum()
+        assert mean == pytest.approx(area)
+
+
+def test_a_target_nobody_reaches_compares_nothing() -> None:
+    result = compare_epochs_to_target(CURVES, CURVES, 0.1, margin=1, rng=0)
+    assert (result.treatment_reached, result.baseline_reached) == (0.0, 0.0)
+    assert result.treatment_mean == result.horizon == 3
+    assert result.epochs is None
+
+
+def test_curves_of_different_lengths_are_rejected() -> None:
+    with pytest.raises(ValueError, match="curves differ in shape"):
+        compare_epochs_to_target(CURVES, CURVES[:, :3], 0.5, margin=1, rng=0)

@@ -1,0 +1,91 @@
+"""The search: what it proposes, that it can be repeated, and where its best point lies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from experiment.training.optimizer import Hyperparameters
+from experiment.training.search import Trial, on_boundary, search
+
+SPACE = {
+    "lr": FloatDistribution(1e-4, 1e-1, log=True),
+    "rank": IntDistribution(1, 118, log=True),
+}
+
+
+def bowl(points: Sequence[Hyperparameters]) -> list[float]:
+    return [
+        math.log(p["lr"] / 3e-3) ** 2 + 0.1 * math.log(p.get("rank", 20) / 20) ** 2 for p in points
+    ]
+
+
+def test_a_search_that_is_repeated_proposes_the_same_points() -> None:
+    first, second = (search(SPACE, bowl, trials=15, wave=4, seed=1) for _ in range(2))
+    assert first == second
+    assert search(SPACE, bowl, trials=15, wave=4, seed=2) != first
+
+
+def test_more_trials_begin_with_the_same_whole_waves() -> None:
+    short = search(SPACE, bowl, trials=8, wave=4, seed=1)
+    long = search(SPACE, bowl, trials=12, wave=4, seed=1)
+    assert long[:8] == short
+
+
+def test_a_wave_is_proposed_before_any_of_it_is_known() -> None:
+    sizes = []
+
+    def losses(points: Sequence[Hyperparameters]) -> list[float]:
+        sizes.append(len(points))
+        return bowl(points)
+
+    search(SPACE, losses, trials=10, wave=4, seed=0)
+    assert sizes == [4, 4, 2]
+
+
+def test_the_search_learns_from_what_it_was_told() -> None:
+    trials = search(SPACE, bowl, trials=60, wave=4, seed=0)
+    early, late = trials[:8], trials[-20:]
+    mean = lambda ts: sum(t.validation_loss for t in ts) / len(ts)  # noqa: E731
+    assert mean(late) < mean(early) / 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_diverged_trial_is_finished_with_an_infinite_loss(bad: float) -> None:
+    def losses(points: Sequence[Hyperparameters]) -> list[float]:
+        return [
+            bad if p["lr"] > 1e-2 else value for p, value in zip(points, bowl(points), strict=True)
+        ]
+
+    trials = search(SPACE, losses, trials=12, wave=3, seed=0)
+
+    assert len(trials) == 12
+    diverged = [t for t in trials if t.hyperparameters["lr"] > 1e-2]
+    assert diverged
+    assert all(t.validation_loss == math.inf for t in diverged)
+    assert min(trials, key=lambda t: t.validation_loss).validation_loss < math.inf
+
+
+def test_a_search_whose_every_trial_diverges_ends() -> None:
+    trials = search(SPACE, lambda points: [math.nan] * len(points), trials=9, wave=4, seed=0)
+    assert [t.validation_loss for t in trials] == [math.inf] * 9
+
+
+@given(
+    lr=st.floats(1e-4, 1e-1),
+    rank=st.integers(1, 118),
+)
+def test_points_stay_in_the_space_and_the_edge_is_five_percent(lr: float, rank: int) -> None:
+    at = on_boundary(SPACE, Trial({"lr": lr, "rank": rank}, 0).hyperparameters)
+    depth = min(math.log(lr / 1e-4), math.log(1e-1 / lr)) / math.log(1e3)
+    if abs(depth - 0.05) > 1e-9:
+        assert ("lr" in at) == (depth < 0.05)
+    if rank in (1, 2, 117, 118):
+        assert "rank" in at
+    if 2 < rank < 90:
+        assert "rank" not in at

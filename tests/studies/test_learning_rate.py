@@ -1,0 +1,349 @@
+"""The study of the learning rate: widths of optima, and arms against Adam at equal train loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from experiment.stage import files
+from studies.report import learning_rate
+from studies.report.learning_rate import at_equal_train_loss, best_range, good_range
+
+Curves = dict[str, np.ndarray]
+
+# Learning rates of the arms, and of curves that go on beyond them, by their logarithms.
+LOGS = np.linspace(-4, -2, 21)
+BEYOND = np.linspace(-6, 0, 61)
+FINE = (LOGS[-1] - LOGS[0]) / 2000
+
+
+def vee(best: float, left: float, right: float) -> np.ndarray:
+    distance = LOGS - best
+    return 1 + np.where(distance < 0, -left, right) * distance
+
+
+def width(lr: np.ndarray, loss: np.ndarray) -> float:
+    low, high = good_range(lr, loss)
+    return np.log10(high / low)
+
+
+def assert_width(loss: np.ndarray, expected: float, logs: np.ndarray = LOGS) -> None:
+    """The ends are points of a fine grid, so each may fall short by one step but not go beyond."""
+    step = (logs[-1] - logs[0]) / 2000
+    assert -1e-9 < expected - width(10**logs, loss) < 2 * step + 1e-9
+
+
+@given(st.integers(0, 20), st.floats(0.01, 5), st.floats(0.01, 5))
+@settings(deadline=None)
+def test_width_of_two_lines_is_that_of_their_slopes_up_to_the_ends_of_the_grid(
+    place: int, left: float, right: float
+) -> None:
+    best = LOGS[place]
+    expected = min(0.05 / left, best - LOGS[0]) + min(0.05 / right, LOGS[-1] - best)
+    assert_width(vee(best, left, right), expected)
+
+
+@pytest.mark.parametrize("best", [-4.0, -3.5, -3.0, -2.0])
+def test_width_of_a_parabola_is_in_closed_form(best: float) -> None:
+    logs = np.linspace(-4, -2, 2001)
+    half = np.sqrt(0.05 / 2)
+    expected = min(best + half, -2) - max(best - half, -4)
+    assert_width(1 + 2 * (logs - best) ** 2, expected, logs)
+
+
+def test_width_does_not_depend_on_the_unit_of_the_loss() -> None:
+    loss = vee(-3.2, 0.3, 0.7)
+    assert width(10**LOGS, 5 * loss) == width(10**LOGS, loss)
+
+
+def test_width_does_not_depend_on_where_the_learning_rates_lie() -> None:
+    loss = vee(-3.2, 0.3, 0.7)
+    assert width(10 ** (LOGS + 1), loss) == pytest.approx(width(10**LOGS, loss), abs=FINE)
+
+
+@pytest.mark.parametrize("loss", [np.ones(21), vee(-3, 0.01, 0.01)])
+def test_a_curve_that_is_good_everywhere_is_as_wide_as_the_grid(loss: np.ndarray) -> None:
+    assert width(10**LOGS, loss) == pytest.approx(2, abs=1e-9)
+
+
+def test_only_the_basin_of_the_optimum_counts() -> None:
+    loss = np.minimum(vee(-3.5, 1, 1), 0.01 + vee(-2.5, 1, 1))
+    assert_width(loss, 0.1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("lost", [slice(11, None), slice(11, 12), slice(0, 10), slice(9, 10)])
+def test_width_ends_where_training_diverges(bad: float, lost: slice) -> None:
+    loss = vee(-3, 0.1, 0.1)
+    loss[lost] = bad
+    assert_width(loss, 0.5)
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan, np.inf]), min_size=1, max_size=8))
+def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
+    count = 1
+    while count < len(losses) and losses[count] < losses[count - 1]:
+        count += 1
+    assert learning_rate._falling(np.array(losses)) == count
+
+
+def old_good_range(lr: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
+    """The range as it was computed before `_first_run`."""
+    fine = np.union1d(np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001), np.log10(lr))
+    curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=1e9, posinf=1e9))
+    good = curve <= 1.05 * curve.min()
+    best = int(curve.argmin())
+    low = best - int((~good[: best + 1][::-1]).argmax() or best + 1) + 1
+    high = best + int((~good[best:]).argmax() or len(fine) - best) - 1
+    return float(10 ** fine[low]), float(10 ** fine[high])
+
+
+def old_falling(losses: np.ndarray) -> int:
+    rises = ~(losses[1:] < losses[:-1])
+    return int(rises.argmax()) + 1 if rises.any() else len(losses)
+
+
+LOSS = st.one_of(st.floats(0.5, 3), st.sampled_from([1.0, 1.05, 1.2, np.nan, np.inf]))
+
+
+@given(st.lists(LOSS, min_size=1, max_size=21))
+@settings(deadline=None, max_examples=400)
+def test_the_good_range_is_as_it_was_before_it_was_rewritten(losses: list[float]) -> None:
+    lr, loss = 10 ** LOGS[: len(losses)], np.array(losses)
+    assert good_range(lr, loss) == old_good_range(lr, loss)
+
+
+@given(st.lists(LOSS, min_size=1, max_size=21))
+@settings(max_examples=400)
+def test_falling_is_as_it_was_before_it_was_rewritten(losses: list[float]) -> None:
+    assert learning_rate._falling(np.array(losses)) == old_falling(np.array(losses))
+
+
+@pytest.mark.parametrize(
+    ("true", "count"), [([], 0), ([0], 0), ([1], 1), ([1, 1], 2), ([1, 0, 1], 1), ([0, 1, 1], 0)]
+)
+def test_first_run_counts_up_to_the_first_that_is_false(true: list[int], count: int) -> None:
+    assert learning_rate._first_run(np.array(true, dtype=bool)) == count
+
+
+def test_the_best_learning_rate_is_as_uncertain_as_the_seeds_make_it() -> None:
+    """Two learning rates, of which one is the lower in all seeds or in a share of them."""
+    lr, rng = np.array([1e-3, 1e-2]), np.random.default_rng(0)
+    sure = np.array([[0.0, 0.1]] * 6)
+    assert best_range(lr, sure, rng) == (1e-3, 1e-3)
+    unsure = np.array([[0.0, 0.1]] * 5 + [[0.4, 0.0]])
+    # The other one is the best where the sixth seed is drawn twice or more, as 26 % of times.
+    assert best_range(lr, unsure, rng) == (1e-3, 1e-2)
+    rare = np.array([[0.0, 0.1]] * 5 + [[0.08, 0.0]])
+    # Four times or more: 0.9 %.
+    assert best_range(lr, rare, rng) == (1e-3, 1e-3)
+
+
+def test_a_learning_rate_that_diverged_is_never_the_best() -> None:
+    loss = np.array([[1.0, np.nan, 2.0], [1.0, 0.5, 2.0]])
+    assert best_range(np.array([1.0, 2.0, 3.0]), loss[:1], np.random.default_rng(0)) == (1, 1)
+
+
+def curves(shift: float = 0.0, offset: float = 0.0, replicates: int = 3) -> Curves:
+    """Losses at LOGS that another curve of each replicate has at LOGS + shift."""
+    rng = np.random.default_rng(0)
+    train, validation = rng.uniform(0.05, 0.5, size=(2, replicates, len(BEYOND)))
+    train = train[:, ::-1].cumsum(axis=1)[:, ::-1]
+    validation += (BEYOND + 2.6) ** 2
+    found = {
+        name: np.stack([np.interp(LOGS + shift, BEYOND, losses) for losses in table])
+        for name, table in (("train_loss_nats", train), ("validation_loss_nats", validation))
+    }
+    found["validation_loss_nats"] += offset
+    return {"lr": 10**LOGS, **found}
+
+
+@given(st.floats(-1.5, 1.5), st.floats(-1, 1))
+@settings(deadline=None)
+def test_adam_with_a_scaled_learning_rate_is_found_with_its_factor_and_its_offset(
+    shift: float, offset: float
+) -> None:
+    logs, gains = at_equal_train_loss(curves(shift, offset), curves())
+    np.testing.assert_allclose(logs, [shift] * 3, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(gains, [offset] * 3, rtol=0, atol=1e-9)
+
+
+def test_each_replicate_is_matched_with_its_own_pair() -> None:
+    arm = curves()
+    offsets = np.array([0.3, -0.2, 0.1])
+    arm["validation_loss_nats"] += offsets[:, None]
+    np.testing.assert_allclose(at_equal_train_loss(arm, curves())[1], offsets)
+
+
+@pytest.mark.parametrize("of", ["arm", "adam", "both"])
+@pytest.mark.parametrize("rise", ["more", "equal", "nan"])
+def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise: str) -> None:
+    arm, adam = curves(offset=0.2), curves()
+    for name, found in (("arm", arm), ("adam", adam)):
+        if of in (name, "both"):
+            train = found["train_loss_nats"]
+            train[:, 15:] = {
+                "more": train[:, 13:14] + 0.01,
+                "equal": train[:, 14:15],
+                "nan": np.nan,
+            }[rise]
+            found["validation_loss_nats"][:, 15:] = 100
+    logs, gains = at_equal_train_loss(arm, adam)
+    np.testing.assert_allclose(logs, [0] * 3, atol=1e-9)
+    np.testing.assert_allclose(gains, [0.2] * 3)
+
+
+@pytest.mark.parametrize("unmatched", [0, 1, 2])
+@pytest.mark.parametrize("way", ["higher", "lower", "nan"])
+def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str) -> None:
+    arm = curves(0.3)
+    arm["validation_loss_nats"] += np.array([[1.0], [2.0], [3.0]])
+    train = arm["train_loss_nats"]
+    train[unmatched] = {"higher": train[unmatched] + 99, "lower": train[unmatched] - 99}.get(
+        way, np.nan
+    )
+    logs, gains = at_equal_train_loss(arm, curves())
+    np.testing.assert_allclose(logs, [0.3] * 2)
+    np.testing.assert_allclose(gains, np.delete([1.0, 2.0, 3.0], unmatched))
+
+
+def test_no_replicate_matched_gives_no_values() -> None:
+    arm = curves()
+    arm["train_loss_nats"] += 99
+    assert [values.shape for values in at_equal_train_loss(arm, curves())] == [(0,), (0,)]
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_the_ends_of_adams_grid_can_be_matched(end: int) -> None:
+    adam = curves()
+    arm = {
+        name: losses[:, [end]] for name, losses in curves(offset=0.5).items() if name != "lr"
+    } | {"lr": np.array([1e-3])}
+    logs, gains = at_equal_train_loss(arm, adam)
+    np.testing.assert_allclose(logs, [LOGS[end] + 3] * 3)
+    np.testing.assert_allclose(gains, [0.5] * 3)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(arm: str, found: Curves) -> None:
+    """The tuning of an arm as its stage writes it, but for the order of the rows."""
+    replicates = len(found["train_loss_nats"])
+    table = pd.DataFrame(
+        {
+            "lr": np.tile(found["lr"], replicates),
+            "replicate": np.repeat(np.arange(replicates), len(found["lr"])),
+        }
+        | {loss: found[loss].ravel() for loss in learning_rate.LOSSES}
+    )
+    rows = files.rows(table.sample(frac=1, random_state=0))
+    files.write_json(Path(f"metrics/studies/arms/{arm}.json"), {"tuning": rows})
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_grid_has_replicates_by_learning_rates_whatever_the_order_of_the_rows() -> None:
+    write("arm", curves())
+    for name, values in learning_rate.grid("arm").items():
+        np.testing.assert_array_equal(values, curves()[name])
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
+    shift, offset = 0.3, 0.07
+    arm, adam = curves(shift, offset), curves()
+    write("adam", adam)
+    write("arm", arm)
+
+    row = learning_rate.summary(0, "arm", "an arm")
+
+    mean = arm["validation_loss_nats"].mean(0)
+    assert (row["arm"], row["label"]) == ("arm", "an arm")
+    assert row["best_lr"] == arm["lr"][mean.argmin()]
+    assert row["validation_loss_nats"] == pytest.approx(mean.min())
+    assert row["best_lr_low"] <= row["best_lr"] <= row["best_lr_high"]
+    assert not row["best_lr_on_boundary"]
+    assert row["width_decades"] == pytest.approx(width(10**LOGS, mean))
+    for prefix in ("", "tuned_"):
+        for end in ("", "_low", "_high"):
+            ratio = row[f"{prefix}adams_lr_ratio_for_equal_train_loss{end}"]
+            gain = row[f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss{end}"]
+            assert (ratio, gain) == (pytest.approx(10**shift), pytest.approx(offset))
+    same = adam["validation_loss_nats"].mean(0).argmin()
+    for measure in ("train_loss_nats", "validation_loss_nats"):
+        difference = arm[measure][:, same] - adam[measure][:, same]
+        interval = stats.ttest_1samp(difference, 0).confidence_interval()
+        name = f"{measure}_minus_adam_at_adams_lr"
+        found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+        assert found == pytest.approx([difference.mean(), interval.low, interval.high])
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_of_adam_itself_has_its_optimum_alone() -> None:
+    write("adam", curves())
+    assert list(learning_rate.summary(0, "adam", "Adam")) == [
+        "arm",
+        "label",
+        "best_lr",
+        "best_lr_low",
+        "best_lr_high",
+        "best_lr_on_boundary",
+        "validation_loss_nats",
+        "good_lr_low",
+        "good_lr_high",
+        "width_decades",
+        "width_ends_with_grid",
+    ]
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_without_a_match_in_every_replicate_has_no_equal_train_loss() -> None:
+    arm = curves()
+    arm["train_loss_nats"][1] += 99
+    write("adam", curves())
+    write("arm", arm)
+    row = learning_rate.summary(0, "arm", "an arm")
+    assert "train_loss_nats_minus_adam_at_adams_lr" in row
+    assert not any("equal_train_loss" in name or "ratio" in name for name in row)
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize(("best", "boundary"), [(0, True), (1, False), (19, False), (20, True)])
+def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
+    best: int, boundary: bool
+) -> None:
+    adam = curves()
+    adam["validation_loss_nats"][:] = vee(LOGS[best], 0.5, 0.5)
+    adam["validation_loss_nats"][2, (best + 10) % 21] = np.nan  # one replicate that diverges
+    write("adam", adam)
+    row = learning_rate.summary(0, "adam", "Adam")
+    assert (row["best_lr"], row["best_lr_on_boundary"]) == (10 ** LOGS[best], boundary)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_compares_at_the_learning_rates_and_replicates_that_both_have() -> None:
+    adam = curves()
+    part = {name: values[..., 3:18] for name, values in adam.items()}
+    write("adam", adam)
+    write("arm", part | {name: part[name][:2] for name in part if name != "lr"})
+    row = learning_rate.summary(0, "arm", "Adam on a part of the grid, fewer times")
+    for measure in ("train_loss_nats", "validation_loss_nats"):
+        assert row[f"{measure}_minus_adam_at_adams_lr"] == 0
+    assert row["adams_lr_ratio_for_equal_train_loss"] == pytest.approx(1)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_summary_leaves_out_what_the_grids_do_not_share() -> None:
+    adam = curves()
+    write("adam", adam)
+    write("arm", adam | {"lr": adam["lr"] * 1.01})
+    row = learning_rate.summary(0, "arm", "an arm on a grid of its own")
+    assert not any("at_adams_lr" in name for name in row)

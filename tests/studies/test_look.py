@@ -1,0 +1,138 @@
+"""The look at gradients: independent replicates, and ratios of sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from experiment.stage.data import Split
+from experiment.training.loop import Setting
+from studies.gradients import look
+from studies.gradients.look import Look, Samples, flat_gradient
+
+SETTING = Setting("adam", {"lr": 0.01}, "mlp", {"hidden": (3,)}, 1, 8, "cpu", 0, "test")
+RANKS = (1, 3)
+
+
+def samples() -> Samples:
+    rng = np.random.default_rng(0)
+    return Samples(
+        *(
+            Split(rng.standard_normal((64, 40)).astype(np.float32), rng.integers(10, size=64))
+            for _ in range(2)
+        )
+    )
+
+
+NETWORK = SETTING.network(samples())
+
+
+def batch_gradients(first: int, size: int) -> torch.Tensor:
+    """Gradients (R, batches, P) of replicates that all have the same weights."""
+    weights = NETWORK.initial_weights([np.random.default_rng(1)])
+    shared = {name: w.expand(size, *w.shape[1:]).clone() for name, w in weights.items()}
+    task = Look(SETTING, first, size, (0,), RANKS, 2)
+    found = look._batches(samples(), task, NETWORK, 0, shared)
+    return torch.stack([flat for flat, _, _ in found], dim=1)
+
+
+def test_every_replicate_draws_its_own_batches() -> None:
+    first, second = batch_gradients(0, 2)
+    assert not torch.isclose(first, second).all(dim=1).any()
+
+
+def test_a_replicate_has_the_same_batches_in_every_group() -> None:
+    torch.testing.assert_close(batch_gradients(0, 3)[2], batch_gradients(2, 1)[0])
+
+
+def test_gradient_of_own_samples_is_that_of_shared_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = NETWORK.initial_weights([np.random.default_rng(i) for i in range(2)])
+    x, y = map(torch.from_numpy, samples().train)
+    whole = flat_gradient(NETWORK, weights, x, y)
+    monkeypatch.setattr(look, "CHUNK", 10)
+    for parts in ((x, y), (x.expand(2, -1, -1), y.expand(2, -1))):
+        torch.testing.assert_close(flat_gradient(NETWORK, weights, *parts), whole)
+
+
+def test_retention_is_a_ratio_of_sums_over_batches() -> None:
+    """Two batches, one at right angles to its target, where a mean of ratios has no value."""
+    target = torch.tensor([[1.0, 0.0]])
+    batches = torch.tensor([[[0.0, 2.0]], [[2.0, 1.0]]])
+    kept = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]])
+    products = sum(
+        look._products(flat, filtered[None], target, target)
+        for flat, filtered in zip(batches, kept, strict=True)
+    )
+    found = look._retention(products)["retention_train"]
+    assert found.item() == pytest.approx(1 - (4 / 9) ** 0.5)
+
+
+def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> None:
+    rng = np.random.default_rng(2)
+    flat, population = (torch.from_numpy(rng.standard_normal((1, 30))).float() for _ in range(2))
+    order = np.random.default_rng(3).permutation(30)
+    matrix = np.pad(flat[0].double().numpy()[order], (0, 6)).reshape(6, 6)
+    u, s, vh = np.linalg.svd(matrix)
+    put_back = np.empty(30)
+    put_back[order] = ((u[:, :2] * s[:2]) @ vh[:2]).ravel()[:30]
+
+    kept, energy = look.approximations(flat, (2,))
+    orders = torch.from_numpy(order)[None]
+    found = look._cosines(flat, kept, energy, population, population, (2,), orders)
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    target = population[0].double().numpy()
+    raw = cosine(flat[0].double().numpy(), target)
+    assert found["raw_cosine_fresh"].item() == pytest.approx(raw, abs=1e-6)
+    assert found["cosine_permuted"].item() == pytest.approx(
+        cosine(put_back, target) - raw, abs=1e-5
+    )
+    share = (s[:2] ** 2).sum() / (s**2).sum()
+    assert found["energy_permuted"].item() == pytest.approx(share, abs=1e-5)
+
+
+def test_every_replicate_has_an_order_of_its_own_in_any_group() -> None:
+    three, last = (
+        look._orders(Look(SETTING, first, size, (1,), RANKS, 1), NETWORK)
+        for first, size in ((0, 3), (2, 1))
+    )
+    assert (three.sort(dim=1).values == torch.arange(three.shape[1])).all()
+    assert not (three[0] == three[1]).all()
+    assert torch.equal(three[2:], last)
+
+
+def test_quiet_coordinates_are_those_of_inputs_that_are_zero() -> None:
+    """The first layer's weights of four inputs that are never on, 12 of 133 coordinates."""
+    whole = samples()
+    whole.train.x[:, :4] = 0
+    found = look.look(whole, Look(SETTING, 0, 2, (1,), RANKS, 2))
+    weights = sum(int(np.prod(shape)) for shape in NETWORK.shapes.values())
+    assert (found["quiet"] >= 4 * 3 / weights - 1e-12).all()
+    assert (found["quiet"] < 1).all()
+
+
+def test_fresh_samples_stand_for_the_population_and_are_not_trained_on() -> None:
+    """They decide what is said of them, and neither the trajectory nor what is said of it."""
+    given, task = samples(), Look(SETTING, 0, 2, (1,), RANKS, 2)
+    found = look.look(given, task)
+    fresh = given.fresh
+    other = look.look(given._replace(fresh=Split(fresh.x[::-1] * 2, fresh.y)), task)
+    of_fresh = {name for name in found if "fresh" in name} | {"cosine_permuted", "step_cosine"}
+    for name, values in found.items():
+        assert torch.equal(values, other[name]) == (name not in of_fresh), name
+
+
+def test_samples_have_as_many_classes_as_the_training_samples() -> None:
+    given = samples()
+    few = given._replace(train=Split(given.train.x, given.train.y % 7))
+    assert (few.inputs, few.classes) == (40, 7)
+
+
+def test_look_has_an_entry_for_each_batch_and_one_of_retention() -> None:
+    found = look.look(samples(), Look(SETTING, 0, 2, (1,), RANKS, 2))
+    assert found["cosine_fresh"].shape == (2, 1, 2, 2)
+    assert found["retention_fresh"].shape == (2, 1, 1, 2)
+    assert torch.isfinite(found["retention_fresh"]).all()

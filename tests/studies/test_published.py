@@ -1,0 +1,283 @@
+"""The study of the published protocol: what each sampler gets, and how samplers are summed up."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from experiment.datasets import mnist1d
+from experiment.stage.data import Dataset
+from experiment.stage.errors import UserError
+from experiment.stage.schema import checked
+from studies.published import repeat as published
+from studies.published.protocol import Protocol, Training
+from studies.published.reported import OUTCOMES
+
+ROOT = Path(__file__).parents[2]
+COMMAND = """
+--samplers 5 --hidden 128 64 --trials 3 --tune_samples 20 --tune_epochs 2 --tune_batch_size 8
+--epochs 3 --batch_size 16 --lr.low 1e-05 --lr.high 0.1 --rank.low 2 --rank.high 20
+--training_samples 2000 4000 --offline_samples 2000
+"""
+WORDS = COMMAND.split()
+
+
+def changed(**values: str) -> list[str]:
+    """The words with other values for some keys, dots as two underscores."""
+    found = list(WORDS)
+    for key, value in values.items():
+        place = found.index(f"--{key.replace('__', '.')}") + 1
+        end = next((i for i in range(place, len(found)) if found[i].startswith("--")), len(found))
+        found[place:end] = value.split()
+    return found
+
+
+Ask = Callable[[Sequence[str]], list[tuple[Dataset, list[Protocol]]]]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """A function that runs the stage without its computations, and tells what they would be."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy2(ROOT / "params.yaml", "params.yaml")
+    found: list[tuple[Dataset, list[Protocol]]] = []
+
+    class Work:
+        def __init__(self, _: str, data: Dataset, **given: object) -> None:
+            assert (given["device"], given["unit"]) == ("cpu", "sampler")
+            self.data, self.total = data, given["total"]
+
+        def __enter__(self) -> Work:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def run(
+            self, function: Callable[..., object], tasks: Sequence[Protocol]
+        ) -> list[dict[str, torch.Tensor]]:
+            assert function is published.repeat
+            assert len(tasks) == self.total
+            found.append((self.data, list(tasks)))
+            names = ("adam_lr", "lrg_adam_lr", "lrg_adam_rank")
+            one = {name: torch.full((1,), 2.0) for name in names}
+            for task in tasks[:1]:
+                for optimizer, source in product(("adam", "lrg_adam"), published.SOURCES):
+                    for samples in task.training_samples:
+                        training = Training(optimizer, source, samples)
+                        one |= {
+                            training.loss: torch.rand(1, 4),
+                            training.accuracy: torch.rand(1),
+                        }
+            return [one for _ in tasks]
+
+    monkeypatch.setattr(published, "Work", Work)
+
+    def run(words: Sequence[str]) -> list[tuple[Dataset, list[Protocol]]]:
+        found.clear()
+        published.main(*words)
+        return found
+
+    return run
+
+
+def test_every_sampler_is_one_task_with_the_settings_of_the_command(asked: Ask) -> None:
+    for (_, tasks), samples in zip(asked(WORDS), ((2000, 4000), (1600,)), strict=True):
+        assert tasks == [
+            Protocol(
+                seed=0,
+                sampler=sampler,
+                hidden=(128, 64),
+                trials=3,
+                tune_samples=20,
+                tune_epochs=2,
+                tune_batch_size=8,
+                epochs=3,
+                batch_size=16,
+                lr=(1e-5, 0.1),
+                rank=(2, 20),
+                training_samples=samples,
+            )
+            for sampler in range(5)
+        ]
+
+
+def test_offline_samples_take_the_place_of_the_published_rows(asked: Ask) -> None:
+    (rows, _), (offline, tasks) = asked(changed(offline_samples="100"))
+    arrays = mnist1d.published()
+    np.testing.assert_array_equal(rows.train.x, arrays["x"])
+    np.testing.assert_array_equal(rows.train.y, arrays["y"])
+    np.testing.assert_array_equal(rows.validation.x, arrays["x_test"])
+    train, test = mnist1d.offline(100)
+    np.testing.assert_array_equal(offline.train.x, train.x)
+    np.testing.assert_array_equal(offline.validation.x, test.x)
+    np.testing.assert_array_equal(offline.validation.y, test.y)
+    # All of them are trained on.
+    assert {task.training_samples for task in tasks} == {(80,)} == {(len(train.y),)}
+
+
+def test_one_hidden_layer_and_one_number_of_samples_are_lists_of_one(asked: Ask) -> None:
+    (_, tasks), _ = asked(changed(hidden="128", training_samples="30"))
+    assert {(task.hidden, task.training_samples) for task in tasks} == {((128,), (30,))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samplers": "1"}, "samplers = 1; allowed: a whole number from 2 to 10000"),
+        ({"training_samples": "4001"}, "training_samples = 4001; allowed: an ascending list"),
+        ({"training_samples": "40 20"}, "training_samples = [40, 20]; allowed: an ascending list"),
+        ({"lr__low": "1"}, "lr = {'low': 1, 'high': 0.1}; allowed: low below high"),
+        ({"rank__low": "1.5"}, "rank.low = 1.5; allowed: a whole number from 1 to 100000"),
+        ({"rank__high": "120"}, "rank.high = 120; allowed: at most 119"),
+        ({"hidden": "none"}, "hidden = 'none'; allowed: a list of whole numbers from 1 to 4096"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(
+    asked: Ask, change: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        asked(changed(**change))
+    assert str(refused.value).splitlines() == [str(refused.value)]
+    assert message in str(refused.value)
+    assert str(refused.value).startswith("published")
+    assert not Path("metrics").exists()
+
+
+def test_the_settings_of_arms_yaml_are_allowed() -> None:
+    content = yaml.safe_load((ROOT / "stages/studies/arms.yaml").read_text())["published"]
+    assert checked(published.Settings, content, "").model_dump() == content
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "lr", "rank"),
+    [
+        ("searched", {"adam": [0.1, 0.2], "lrg_adam": [0.3, 0.4]}, [7, 9]),
+        ("reported", {"adam": [0.0059] * 2, "lrg_adam": [0.0064] * 2}, [20, 20]),
+    ],
+)
+def test_a_sampler_ends_with_its_last_and_its_best_epoch(
+    hyperparameters: str, lr: dict[str, list[float]], rank: list[int]
+) -> None:
+    curves = np.array([[3.0, 1.0, 2.0], [3.0, 2.0, 1.5]])
+    other = "reported" if hyperparameters == "searched" else "searched"
+    adam, lrg_adam = (Training(name, hyperparameters, 24) for name in ("adam", "lrg_adam"))
+    table = published.samplers(
+        {
+            "adam_lr": np.array([0.1, 0.2]),
+            "lrg_adam_lr": np.array([0.3, 0.4]),
+            "lrg_adam_rank": np.array([7.0, 9.0]),
+            adam.loss: curves,
+            lrg_adam.loss: curves + 10,
+            adam._replace(samples=40).loss: curves + 50,
+            adam._replace(source=other).loss: curves + 60,
+            adam.accuracy: np.array([0.5, 0.6]),
+            lrg_adam.accuracy: np.array([0.7, 0.8]),
+        },
+        "published",
+        24,
+        hyperparameters,
+    )
+    assert table.to_dict("list") == {
+        "data": ["published"] * 2,
+        "training_samples": [24, 24],
+        "hyperparameters": [hyperparameters] * 2,
+        "sampler": [0, 1],
+        "adam_lr": lr["adam"],
+        "lrg_adam_lr": lr["lrg_adam"],
+        "lrg_adam_rank": rank,
+        "adam_last_loss_nats": [2.0, 1.5],
+        "adam_best_loss_nats": [1.0, 1.5],
+        "adam_last_accuracy_share": [0.5, 0.6],
+        "lrg_adam_last_loss_nats": [12.0, 11.5],
+        "lrg_adam_best_loss_nats": [11.0, 11.5],
+        "lrg_adam_last_accuracy_share": [0.7, 0.8],
+    }
+
+
+def table(
+    samplers: int, data_set: str, training_samples: int, hyperparameters: str = "searched"
+) -> pd.DataFrame:
+    rng = np.random.default_rng(training_samples)
+    columns = {
+        "adam_lr": np.geomspace(1e-3, 1e-1, samplers),
+        "lrg_adam_lr": np.geomspace(2e-3, 1e-1, samplers),
+        "lrg_adam_rank": rng.integers(15, 21, samplers),
+    } | {
+        f"{optimizer}_{outcome}": rng.normal(1.3 + (optimizer == "adam") * 0.3, 0.2, samplers)
+        for optimizer in ("adam", "lrg_adam")
+        for outcome in OUTCOMES
+    }
+    described = {"data": data_set, "training_samples": training_samples}
+    return pd.DataFrame(described | {"hyperparameters": hyperparameters} | columns)
+
+
+def test_summary_of_each_data_set_is_that_of_independent_references() -> None:
+    parts = [
+        table(21, "published", 24),
+        table(12, "published", 40),
+        table(9, "offline", 24),
+        table(9, "offline", 24, "reported"),
+    ]
+    found = published.summary(pd.concat(parts, ignore_index=True), highest_rank=20)
+    assert list(found) == [
+        "published_24_training_samples_searched",
+        "published_40_training_samples_searched",
+        "offline_24_training_samples_searched",
+        "offline_24_training_samples_reported",
+    ]
+    for (name, row), part in zip(found.items(), parts, strict=True):
+        assert row["samplers"] == len(part)
+        if name.endswith("reported"):
+            assert not any("_lr_" in key or "rank" in key for key in row)
+        else:
+            assert row["highest_rank_share"] == sum(part["lrg_adam_rank"] == 20) / len(part)
+            assert row["adam_lr_median"] == pytest.approx(part["adam_lr"].median())
+        for outcome in OUTCOMES:
+            treatment, baseline = part[f"lrg_adam_{outcome}"], part[f"adam_{outcome}"]
+            test = stats.ttest_rel(treatment, baseline)
+            interval = test.confidence_interval()
+            lower = int((treatment < baseline).sum())
+            share = proportion_confint(lower, len(part), method="beta")
+            expected = {
+                "difference": treatment.mean() - baseline.mean(),
+                "difference_low": interval.low,
+                "difference_high": interval.high,
+                "lrg_adam_lower_share": lower / len(part),
+                "lrg_adam_lower_share_low": share[0],
+                "lrg_adam_lower_share_high": share[1],
+            }
+            for key, value in expected.items():
+                assert row[f"{outcome}_{key}"] == pytest.approx(value)
+
+
+def test_shares_count_what_is_reported_and_quantiles_leave_a_twentieth_at_each_end() -> None:
+    given = table(21, "published", 24)
+    given["lrg_adam_rank"] = np.arange(10, 31)
+    given["adam_lr"] = 0.0059
+    given["lrg_adam_lr"] = math.nextafter(0.0064, 1)
+    given["adam_last_loss_nats"] = given["lrg_adam_last_loss_nats"]
+    row = published.summary(given, highest_rank=30)["published_24_training_samples_searched"]
+    names = ("5th_percentile", "median", "95th_percentile")
+    assert [row[f"lrg_adam_rank_{name}"] for name in names] == [
+        11,
+        20,
+        29,
+    ]
+    assert row["lrg_adam_rank_share_at_most_reported"] == 11 / 21
+    assert row["highest_rank_share"] == 1 / 21
+    assert row["adam_lr_share_at_most_reported"] == 1
+    assert row["lrg_adam_lr_share_at_most_reported"] == 0
+    assert (row["adam_lr_reported"], row["lrg_adam_lr_reported"]) == (0.0059, 0.0064)
+    assert row["last_loss_nats_lrg_adam_lower_share"] == 0  # a tie is not lower

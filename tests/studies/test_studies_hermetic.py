@@ -1,0 +1,50 @@
+"""Every stage of the studies reads what it says it reads, and writes what it says it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from project import STUDIES, Project, stage_outputs
+
+from .small import TRAINING, addresses, all_stages, commands, files_below, isolated
+
+pytestmark = pytest.mark.slow  # minutes: there are many stages
+
+
+def test_these_are_all_stages(with_own: Project) -> None:
+    listed = with_own.dvc("stage", "list", "--name-only", STUDIES, TRAINING).stdout.split()
+    names = sorted(address.rpartition(":")[2] for address in addresses())
+    assert sorted(name.rpartition(":")[2] for name in listed) == names
+    assert sorted(addresses()) == sorted(all_stages(with_own)) == sorted(commands(with_own))
+
+
+@pytest.mark.parametrize("address", addresses())
+def test_a_stage_needs_its_declared_inputs_alone(
+    with_own: Project, address: str, tmp_path: Path
+) -> None:
+    stage = all_stages(with_own)[address]
+    sandbox = isolated(with_own, stage, tmp_path)
+    before = files_below(tmp_path)
+
+    sandbox.run("sh", "-c", commands(with_own)[address])
+
+    after = files_below(tmp_path)
+    assert set(after) - set(before) == set(stage_outputs(stage))
+    assert {path: after[path] for path in before} == before
+    # The same bytes again: nothing depends on time, on place or on what ran before.
+    assert all(
+        after[path] == (with_own.folder / path).read_bytes() for path in stage_outputs(stage)
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [f"{TRAINING}:rank_sweep@rank_1", f"{STUDIES}:published", f"{STUDIES}:gradients@adam"],
+)
+def test_two_processes_give_the_same_bytes(studied: Project, address: str, tmp_path: Path) -> None:
+    stage = all_stages(studied)[address]
+    sandbox = isolated(studied, stage, tmp_path)
+    sandbox.run("sh", "-c", commands(studied)[address], EXPERIMENT_WORKERS="2")
+    for path in stage_outputs(stage):
+        assert (tmp_path / path).read_bytes() == (studied.folder / path).read_bytes()
