@@ -84,7 +84,7 @@ class FilteredAdam(torch.optim.Adam):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Filter the gradients, then take Adam's step."""
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        gradients = [weight.grad for weight in weights]
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
         filtered = self._filter(to_square(gradients, 1, torch.float32)).contiguous()
         for weight, gradient in zip(weights, from_square(filtered, gradients, 1), strict=True):
             # torch's fused Adam ignores the strides of a gradient.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -87,12 +86,16 @@ def load(given: Data, seed: int) -> tuple[Dataset, str]:
 
     """
     module = rooms.module("datasets", given.name, "params.yaml: data.name")
-    create: Callable[..., Dataset] = module.load
-    options: Mapping[str, object] = given.options
-    rooms.refuse_unknown(create, options, Data.model_fields, "params.yaml: data")
-    options = {**options, "rng": stream(seed, "data", given.name)}
+    create = rooms.function("datasets", given.name, module)
+    arguments = rooms.arguments(
+        create,
+        given.options,
+        Data.model_fields,
+        "params.yaml: data",
+        rng=stream(seed, "data", given.name),
+    )
     try:
-        dataset = create(**rooms.arguments(create, options))
+        dataset = create(**arguments)
     except ValueError as error:
         raise UserError(f"params.yaml: data: {given.name} refuses: {error}") from None
     _check(dataset, f"stages/experiment/datasets/{given.name}.py: ")

@@ -25,7 +25,7 @@ PARAMS_FILE = Path("params.yaml")
 class _Brought(Section):
     """A module in one of the rooms, and its options."""
 
-    # A user's module may take more keys; `rooms.refuse_unknown` checks them.
+    # A user's module may take more keys; `rooms.arguments` checks them.
     model_config = ConfigDict(extra="allow")
 
     name: str = Field(pattern=MODULE, description="the name of a module")

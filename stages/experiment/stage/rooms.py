@@ -23,8 +23,8 @@ def module(room: str, name: str, where: str) -> ModuleType:
 
     Args:
         room: datasets, networks or optimizers.
-        name: name of the module, without `.py`.
-        where: the setting that gives the name, such as `params.yaml: model.name`.
+        name: of the module, without `.py`.
+        where: what the user gave the name for, such as `params.yaml: model.name`.
 
     Raises:
         UserError: there is no such module.
@@ -38,23 +38,55 @@ def module(room: str, name: str, where: str) -> ModuleType:
     return import_module(f"experiment.{room}.{name}")
 
 
-def arguments(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a function takes as arguments; all of them if it takes `**options`."""
-    taken = signature(function).parameters.values()
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in taken):
-        return dict(options)
-    names = {parameter.name for parameter in taken}
-    return {name: value for name, value in options.items() if name in names}
+def function(room: str, name: str, found: ModuleType) -> Callable[..., Any]:
+    """What a module of a room is there for; where it is missing, UserError names it."""
+    attribute = "load" if room == "datasets" else "create"
+    called = getattr(found, attribute, None)
+    if not callable(called):
+        raise UserError(
+            f"stages/experiment/{room}/{name}.py has no function {attribute}; allowed: one, see "
+            f"stages/experiment/{room}/__init__.py"
+        )
+    return called
 
 
-def refuse_unknown(
-    function: Callable[..., Any], options: Iterable[str], known: Iterable[str], where: str
-) -> None:
-    """Raise UserError for an option that is neither in `known` nor an argument of the function."""
-    names = set(signature(function).parameters) | set(known)
+def arguments(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    known: Iterable[str],
+    where: str,
+    *positional: object,
+    **provided: object,
+) -> dict[str, Any]:
+    """The options that a function takes as arguments; all of them if it takes `**options`.
+
+    Args:
+        function: of a module in a room.
+        options: what the user has set, by name.
+        known: names that may be set whether or not the function takes them.
+        where: the section that holds the options, such as `params.yaml: model`.
+        positional: what the function is given before them.
+        provided: what it gets beside the options, if it takes it.
+
+    Raises:
+        UserError: an option is neither known nor taken, or one that the function needs is missing.
+
+    """
+    taken = signature(function)
+    of = f"{function.__module__}.{function.__qualname__}"
+    takes_all = any(p.kind is Parameter.VAR_KEYWORD for p in taken.parameters.values())
     for name in options:
-        if name not in names:
+        if not takes_all and name not in {*taken.parameters, *known}:
             raise UserError(
                 f"unknown key {where}.{name}; allowed: {', '.join(sorted(known))} and the "
-                f"arguments of {function.__module__}.{function.__qualname__}"
+                f"arguments of {of}"
             )
+    offered = {**options, **provided}
+    given = {
+        name: value for name, value in offered.items() if takes_all or name in taken.parameters
+    }
+    try:
+        taken.bind(*positional, **given)
+    except TypeError as error:
+        raise UserError(f"{where}: {of}: {error}; allowed: keys for all that it needs") from None
+    return given

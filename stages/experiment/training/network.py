@@ -90,7 +90,7 @@ class ModuleNetwork(Network):
 
     def __init__(self, create: Callable[[], nn.Module]) -> None:
         self._create = create
-        module = self._drawn(0)
+        module = self.drawn(np.random.default_rng(0))
         self.shapes = {
             name: tuple(weight.shape)
             for name, weight in module.named_parameters()
@@ -98,14 +98,15 @@ class ModuleNetwork(Network):
         }
         self._module = module.to("meta")
 
-    def _drawn(self, seed: int) -> nn.Module:
+    def drawn(self, stream: np.random.Generator) -> nn.Module:
+        """The module of one replicate; torch's global generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(int(stream.integers(2**63)))
             return self._create()
 
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
         """Draw one module from each stream; its buffers follow its parameters."""
-        modules = [self._drawn(int(stream.integers(2**63))) for stream in streams]
+        modules = [self.drawn(stream) for stream in streams]
         parameters, buffers = stack_module_state(modules)
         return {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
 
@@ -132,17 +133,28 @@ def build(name: str, options: Mapping[str, Any], inputs: int, classes: int) -> N
             stacked.
 
     """
-    create = rooms.module("networks", name, "params.yaml: model.name").create
-    rooms.refuse_unknown(create, options, Model.model_fields, "params.yaml: model")
-    given = rooms.arguments(create, options)
+    module = rooms.module("networks", name, "params.yaml: model.name")
+    create = rooms.function("networks", name, module)
+    given = rooms.arguments(
+        create, options, Model.model_fields, "params.yaml: model", inputs, classes
+    )
     where = f"stages/experiment/networks/{name}.py"
     try:
-        made = create(inputs, classes, **given)
-        if isinstance(made, Network):
-            return made
-        if not isinstance(made, nn.Module):
-            raise UserError(f"{where} makes a {type(made).__name__}; allowed: {STACKABLE}")
-        network = ModuleNetwork(lambda: create(inputs, classes, **given))
+        with torch.random.fork_rng(devices=[]):
+            made = create(inputs, classes, **given)
+    except ValueError as error:
+        raise UserError(
+            f"{where} refuses {inputs} inputs and {classes} classes with {given}: {error}; "
+            "allowed: what it takes"
+        ) from None
+    if isinstance(made, Network):
+        return made
+    if not isinstance(made, nn.Module):
+        raise UserError(f"{where} makes a {type(made).__name__}; allowed: {STACKABLE}")
+    if not any(weight.requires_grad for weight in made.parameters()):
+        raise UserError(f"{where} has nothing to train; allowed: {STACKABLE}")
+    network = ModuleNetwork(lambda: create(inputs, classes, **given))
+    try:
         _try_out(network, inputs, classes, where)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())
@@ -150,21 +162,28 @@ def build(name: str, options: Mapping[str, Any], inputs: int, classes: int) -> N
     return network
 
 
+@torch.no_grad()
 def _try_out(network: ModuleNetwork, inputs: int, classes: int, where: str) -> None:
-    """Raise UserError if scores have another shape or the module changes a buffer."""
-    streams = [np.random.default_rng(seed) for seed in range(2)]
-    weights = network.initial_weights(streams)
-    before = {name: tensor.clone() for name, tensor in weights.items()}
-    with torch.no_grad():
-        scores = network.logits(weights, torch.zeros(3, inputs))
+    """Raise UserError where the stacked modules do not do what each does alone."""
+    x = torch.randn(3, inputs, generator=torch.Generator().manual_seed(0))
+    scores = network.logits(network.initial_weights([np.random.default_rng(s) for s in (0, 1)]), x)
     if scores.shape != (2, 3, classes):
         raise UserError(
             f"{where} returns scores of shape {tuple(scores.shape[1:])} for 3 samples; "
             f"allowed: (3, {classes})"
         )
-    for name, tensor in weights.items():
-        if not torch.equal(tensor, before[name]):
-            raise UserError(f"{where} changes its buffer {name}; allowed: {STACKABLE}")
+    for stacked, seed in zip(scores, (0, 1), strict=True):
+        alone = network.drawn(np.random.default_rng(seed))
+        before = {name: buffer.clone() for name, buffer in alone.named_buffers()}
+        expected = alone(x)
+        for name, buffer in alone.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise UserError(f"{where} changes its buffer {name}; allowed: {STACKABLE}")
+        if not torch.allclose(stacked, expected, rtol=1e-3, atol=1e-4):
+            raise UserError(
+                f"{where} gives other scores in a stack than alone, as with a tensor that is "
+                f"neither parameter nor buffer; allowed: {STACKABLE}"
+            )
 
 
 def sample_losses(logits: Tensor, y: Tensor) -> Tensor:

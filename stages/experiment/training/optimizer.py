@@ -45,10 +45,11 @@ def create(
     if "." in name:
         return PerReplicate(_imported(name, where), weights, hyperparameters)
     module = rooms.module("optimizers", name, where)
+    make = rooms.function("optimizers", name, module)
     if getattr(module, "KEEPS_REPLICATES_APART", False):
-        stacked: Stepper = module.create(weights, **hyperparameters)
+        stacked: Stepper = make(weights, **hyperparameters)
         return stacked
-    return PerReplicate(module.create, weights, hyperparameters)
+    return PerReplicate(make, weights, hyperparameters)
 
 
 def _imported(name: str, where: str) -> Callable[..., Any]:

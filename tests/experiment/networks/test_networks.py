@@ -95,8 +95,8 @@ def test_initial_weights_are_those_of_torch_s_own_layers_in_distribution(name: s
     [
         ("nobody", {}, 40, "params.yaml: model.name = 'nobody'; allowed: .*cnn, logistic, mlp"),
         ("mlp", {"hidden": [8], "depth": 2}, 40, "unknown key params.yaml: model.depth; allowed: "),
-        ("mlp", {}, 40, "networks/mlp.py with {}: .*'hidden'"),
-        ("cnn", {}, 2, "networks/cnn.py with {}: .* too short for its convolutions"),
+        ("mlp", {}, 40, "params.yaml: model: .*missing a required argument: 'hidden'"),
+        ("cnn", {}, 2, "networks/cnn.py refuses 2 inputs .* too short for its convolutions"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_one_line(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,20 +54,36 @@ def test_a_module_that_is_put_there_is_found(
 OPTIONS = {"width": 3, "depth": 2}
 
 
+def given(function: Callable[..., object]) -> dict[str, object]:
+    return rooms.arguments(function, OPTIONS, OPTIONS, "params.yaml: model")
+
+
 def test_a_function_is_given_the_options_that_it_names() -> None:
-    assert rooms.arguments(lambda inputs, width: None, OPTIONS) == {"width": 3}  # noqa: ARG005
-    assert rooms.arguments(lambda *, depth=1: None, OPTIONS) == {"depth": 2}  # noqa: ARG005
-    assert rooms.arguments(lambda **options: None, OPTIONS) == OPTIONS  # noqa: ARG005
-    assert rooms.arguments(lambda: None, OPTIONS) == {}
+    assert given(lambda width: None) == {"width": 3}  # noqa: ARG005
+    assert given(lambda *, depth=1: None) == {"depth": 2}  # noqa: ARG005
+    assert given(lambda **options: None) == OPTIONS  # noqa: ARG005
+    assert given(lambda: None) == {}
 
 
-def test_an_option_that_nobody_knows_is_refused() -> None:
-    def create(inputs: int, width: int) -> None: ...
+def create(inputs: int, width: int) -> None: ...
 
-    rooms.refuse_unknown(create, ["width", "hidden"], ["hidden"], "params.yaml: model")
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"width": 1, "depth": 2},
+            "unknown key params.yaml: model.depth; allowed: hidden and the arguments of ",
+        ),
+        ({"hidden": 1}, "params.yaml: model: .*create: missing a required argument: 'width'; "),
+    ],
+)
+def test_an_option_that_nobody_takes_or_that_is_missing_is_named(
+    options: dict[str, int], message: str
+) -> None:
+    known, where = ["hidden"], "params.yaml: model"
+    assert rooms.arguments(create, {"hidden": 1, "width": 2}, known, where, 40) == {"width": 2}
     with pytest.raises(UserError) as refused:
-        rooms.refuse_unknown(create, ["width", "depth"], ["hidden"], "params.yaml: model")
+        rooms.arguments(create, options, known, where, 40)
     (line,) = str(refused.value).splitlines()
-    assert line.startswith(
-        "unknown key params.yaml: model.depth; allowed: hidden and the arguments"
-    )
+    assert re.match(message, line)
