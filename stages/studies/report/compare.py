@@ -74,14 +74,15 @@ def main(study: str, *own: str) -> None:
     """Write metrics/studies/<study>.csv and plots/studies/<study>.png.
 
     Args:
-        study: name of the study.
-        own: `own` for a study of own.yaml, otherwise nothing.
+        study: its name.
+        own: `own` for a study of own.yaml, which is kept under metrics/own and plots/own.
 
     """
     params = read_params()
     arms = read_arms()
     known = arms | read_own() if own else arms
+    folder = "own" if own else "studies"
     table = comparisons(params, study, known)
-    files.write_csv(Path(f"metrics/studies/{study}.csv"), table)
+    files.write_csv(Path(f"metrics/{folder}/{study}.csv"), table)
     figure = draw(known, table, params.compare.margin)
-    files.write_figure(Path(f"plots/studies/{study}.png"), figure)
+    files.write_figure(Path(f"plots/{folder}/{study}.png"), figure)

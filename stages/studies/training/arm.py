@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from experiment.datasets import mnist1d
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
@@ -43,6 +42,9 @@ def read_data(params: Params, shuffle: bool, where: str) -> Dataset:
         return dataset
     if params.data.name != "mnist1d":
         raise UserError(f"{where}: shuffle = true; allowed: with data.name = mnist1d")
+    # Imported here: no other arm depends on it.
+    from experiment.datasets import mnist1d
+
     return dataset if params.data.shuffle else Dataset(*map(mnist1d.shuffled, dataset))
 
 

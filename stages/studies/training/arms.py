@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from experiment.stage import files
 from experiment.stage.errors import UserError
@@ -35,6 +37,14 @@ Value = bool | int | float | str
 def as_list(value: object) -> object:
     """A list; DVC writes a list of one into a command as a single value."""
     return value if isinstance(value, list) else [value]
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text in a command is read as the same text, and not as a number or a key."""
+    try:
+        return not text.startswith("--") and YAML(typ="safe").load(text) == text
+    except YAMLError:
+        return False
 
 
 class Training(Section):
@@ -76,6 +86,8 @@ class ArmTraining(Training):
                 raise ValueError("it would take the place of every learning rate of the grid")
             if not all(isinstance(one, Value) for one in values):
                 raise ValueError("not a number or a text")
+            if not all(_is_plain(one) for one in values if isinstance(one, str)):
+                raise ValueError("a text that the command would not hand over as it is")
             if any(isinstance(one, float) and not math.isfinite(one) for one in values):
                 raise ValueError("not finite")
         return given
@@ -204,8 +216,8 @@ def _check_against(where: str, arm: Arm, known: Arms) -> None:
 
 def result_file(arm: str) -> Path:
     """Where the tuning and the replicates of an arm are kept."""
-    own = Path(f"metrics/studies/own/{arm}.json")
-    return own if own.exists() else Path(f"metrics/studies/arms/{arm}.json")
+    published = Path(f"metrics/studies/arms/{arm}.json")
+    return published if published.exists() else Path(f"metrics/own/arms/{arm}.json")
 
 
 def tuned(arm: str) -> dict[str, Any]:

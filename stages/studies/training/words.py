@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from experiment.stage.errors import UserError
 from experiment.stage.schema import Model, checked
@@ -41,6 +42,9 @@ def parse(model: type[Model], words: Sequence[str], where: str) -> Model:
         section = nested
         for part in sections:
             section = section.setdefault(part, {})
-        read = [YAML(typ="safe").load(value) for value in values]
+        try:
+            read = [YAML(typ="safe").load(value) for value in values]
+        except YAMLError:
+            raise UserError(f"{where}{key} = {values}; allowed: numbers and texts") from None
         section[name] = (read if len(read) > 1 else read[0]) if read else not key.startswith("no-")
     return checked(model, nested, where)
