@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from project import Project
+
+from experiment.stage import run
 
 # What a shell puts in the background ignores Ctrl-C, and so does all that starts from there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,3 +36,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, to be changed."""
     return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project, str], None]:
+    """Run the command of a stage in this process: loading torch takes seconds, and many are run."""
+    monkeypatch.setenv("EXPERIMENT_WORKERS", "1")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # a stage sets its own
+
+    def run_stage(project: Project, command: str) -> None:
+        monkeypatch.chdir(project.folder)
+        python, stages, *arguments = command.split()
+        assert (python, stages) == ("python", "stages")
+        run(*arguments)
+
+    return run_stage

@@ -9,12 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import yaml
 from project import ENVIRONMENT, Project, stage_outputs
+
+# From wherever a run of an experiment has ended or was killed to the committed parameters and
+# results. DVC works on Git's index before and after its stages: a kill may leave it locked, or with
+# changed parameters that it takes for the committed ones. The other file is not written at once.
+WAY_BACK = "rm -f .git/index* .dvc/tmp/rwlock && git switch -f main && dvc checkout"
 
 # What DVC says of a file of its own that it was killed at writing, and what mends it.
 MENDED = {
@@ -67,7 +74,7 @@ class Run:
         found = [
             process
             for process in psutil.Process(self.process.pid).children(recursive=True)
-            if any(argument.startswith("stages/") for argument in process.cmdline())
+            if process.cmdline()[1:2] == ["stages"]
         ]
         # Its workers, which are forked, look like the stage.
         return min(found, key=lambda process: process.create_time())
@@ -94,7 +101,32 @@ def _running_in(folder: Path) -> list[psutil.Process]:
 
 def kept(project: Project, stage: str = "*") -> dict[Path, int]:
     """The finished pieces of work that are kept, with the times at which they were written."""
-    return {path: path.stat().st_mtime_ns for path in project.folder.glob(f".scratch/{stage}/*.pt")}
+    found = {}
+    for path in project.folder.glob(f".scratch/{stage}/*.pt"):
+        with suppress(FileNotFoundError):  # a stage that ends well deletes its pieces
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def written(run: Run, stage: str = "*") -> dict[Path, set[int]]:
+    """The pieces of work that are seen until a run ends, with all times they were written at."""
+    found: dict[Path, set[int]] = defaultdict(set)
+    while run.process.poll() is None:
+        for path, time_ns in kept(run.project, stage).items():
+            found[path].add(time_ns)
+        time.sleep(0.005)
+    return found
+
+
+def goes_on(project: Project, stage: str, done: Mapping[Path, int]) -> None:
+    """Run a stage to its end, and see that it computes nothing of what is done."""
+    folder = stage.replace("@", "_")
+    run = Run.dvc(project, "repro", stage)
+    times = written(run, folder)
+    assert run.wait() == 0, run.output
+    assert f"Running stage '{stage}'" in run.output
+    assert {path: times[path] for path in done} == {path: {time} for path, time in done.items()}
+    assert kept(project, folder) == {}
 
 
 def forget(project: Project, *stages: str) -> None:
@@ -106,13 +138,25 @@ def forget(project: Project, *stages: str) -> None:
             (project.folder / output).unlink()
         shutil.rmtree(project.folder / ".scratch" / name.replace("@", "_"), ignore_errors=True)
     (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    forget_runs(project)
+
+
+def forget_runs(project: Project) -> None:
+    """Let DVC know of no run but those in dvc.lock, so that it restores none."""
+    shutil.rmtree(project.folder / ".dvc/cache/runs", ignore_errors=True)
 
 
 def mend(project: Project, output: str) -> None:
-    """Do what the README says to do about the file that a run of dvc failed at reading."""
+    """Do what the pages say to do about the file that a run of dvc failed at reading."""
     commands = [command for error, command in MENDED.items() if re.search(error, output)]
     assert len(commands) == 1, output
     project.run(*commands[0].split())
+
+
+def go_back(project: Project) -> None:
+    """Take the way back, and find a tree without changes."""
+    project.run("sh", "-c", WAY_BACK)
+    assert project.run("git", "status", "--porcelain", "--branch").stdout == "## main\n"
 
 
 def same_results(project: Project, finished: Project) -> bool:

@@ -37,9 +37,6 @@ SMALL = {
     "compare.targets": [2.3, 2.2],
 }
 
-# What stages/studies/arms.yaml holds in a project of studies that is as small.
-SMALL_STUDIES: dict[str, Any] = {}
-
 ENVIRONMENT = {
     **os.environ,
     # The stages run as `python`, which is to be the one that runs the tests.
@@ -103,7 +100,7 @@ class Project:
         Args:
             folder: where.
             changes: of params.yaml.
-            studies: what stages/studies/arms.yaml is to hold, if it is to be another.
+            studies: what stages/studies/arms.yaml is to hold instead.
 
         """
         copy_repository(folder)

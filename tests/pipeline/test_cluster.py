@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import Run, forget, kept, same_results
+from processes import Run, forget, go_back, kept, same_results
 from project import ENVIRONMENT, Project
 
-from experiment import work
-from experiment.errors import UserError
+from experiment.stage.errors import UserError
+from experiment.training import work
 
 DASK = [sys.executable, "-m", "dask"]
 
@@ -103,7 +103,7 @@ def test_a_cluster_gives_the_same_bytes_although_a_worker_dies(
 def test_workers_with_other_code_are_refused(project: Project, cluster: Cluster) -> None:
     before = project.read()
     own = project.copy(project.folder.with_name("other"))
-    source = own.folder / "stages/experiment/randomness.py"
+    source = own.folder / "stages/experiment/stage/randomness.py"
     source.write_text(source.read_text() + "# an edit\n")
 
     failed = own.dvc("repro", "tune_adam", check=False, DASK_SCHEDULER_ADDRESS=cluster.address)
@@ -111,6 +111,7 @@ def test_workers_with_other_code_are_refused(project: Project, cluster: Cluster)
     assert failed.returncode != 0
     assert "error: a worker runs other code or other versions than this stage" in failed.stderr
     assert "Traceback" not in failed.stderr
+    go_back(own)
     assert own.read() == before
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from project import ROOT, SMALL_STUDIES, Project
+from project import ROOT, STUDIES, Project, set_params
 
 # What Python announces of itself (docs.python.org/3/library/audit_events.html), for every process
 # that is started with this file on its path.
@@ -42,7 +44,8 @@ def run_audited(project: Project, command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["fetch_data", "tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"]
+    "stage",
+    ["check_params", "fetch_data", "tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"],
 )
 def test_a_stage_neither_unpickles_nor_connects(
     project: Project, finished: Project, stage: str, tmp_path: Path
@@ -52,22 +55,36 @@ def test_a_stage_neither_unpickles_nor_connects(
     assert project.read() == finished.read()
 
 
+def test_other_data_and_networks_neither_unpickle_nor_connect(
+    project: Project, tmp_path: Path
+) -> None:
+    set_params(project.folder / "params.yaml", {"data.name": "digits", "model.name": "cnn"})
+
+    for command in ("check_params", "fetch_data", "tune adam"):
+        run_audited(project, f"python stages {command}", tmp_path)
+
+
+SMALL_STUDIES: dict[str, Any] = runpy.run_path(str(ROOT / "tests/studies/small.py"))
+TRAINING = SMALL_STUDIES["TRAINING"]
+
+
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with the arms along whose trajectories gradients are looked at."""
-    project = Project.fresh(tmp_path_factory.mktemp("studied"), SMALL_STUDIES)
-    project.run("python", "stages/fetch_data.py")
-    for arm in SMALL_STUDIES["studies.gradients"]["trajectories"]:
-        project.run("python", "stages/study.py", "arm", arm)
+    """A project in which a study of each kind that computes has run."""
+    project: Project = SMALL_STUDIES["fresh"](tmp_path_factory.mktemp("studied"))
+    project.dvc("repro", f"{TRAINING}:controls@random_subspace", *STUDIED)
     return project
 
 
+STUDIED = [f"{STUDIES}:gradients@adam", f"{STUDIES}:published"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["arm@random_subspace", "gradients@adam", "published"])
+@pytest.mark.parametrize("stage", [f"{TRAINING}:controls@random_subspace", *STUDIED])
 def test_a_study_neither_unpickles_nor_connects(
     studied: Project, stage: str, tmp_path: Path
 ) -> None:
-    run_audited(studied, studied.studies()[stage]["cmd"], tmp_path)
+    run_audited(studied, SMALL_STUDIES["commands"](studied)[stage], tmp_path)
 
 
 def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:
@@ -85,7 +102,6 @@ def test_a_run_needs_no_network(project: Project, finished: Project) -> None:
     denied = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False)
     if denied.returncode:
         pytest.skip("network namespaces are not allowed here")
-    shutil.rmtree(project.folder / ".scratch")
 
     project.run(
         "unshare",

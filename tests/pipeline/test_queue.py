@@ -17,7 +17,7 @@ def training(project: Project) -> int:
     running = psutil.process_iter(["cwd", "cmdline"])
     return sum(
         (process.info["cwd"] or "").startswith(f"{project.folder}/.dvc/tmp/exps")
-        and " ".join(process.info["cmdline"] or []).startswith("python stages/")
+        and " ".join(process.info["cmdline"] or []).startswith("python stages ")
         for process in running
     )
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from processes import forget_runs
 from project import Project, set_params
 
 LRG_BRANCH = ["tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"]
+TRAINING = ["tune_adam", "tune_lrg_adam", "final_train@adam", "final_train@lrg_adam"]
+CHECK, DATA = "check_params", "fetch_data"
+REPORTS = ["compare", "plot"]
+ALL = [CHECK, DATA, *TRAINING, *REPORTS]
 
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:
@@ -17,24 +22,143 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
 def test_pinning_the_rank_reruns_the_branch_of_lrg_adam_alone(project: Project) -> None:
     before = project.read()
 
-    assert project.ran("exp", "run", "-S", "rank=10") == LRG_BRANCH
+    assert project.ran("exp", "run", "-S", "rank=10") == [CHECK, *LRG_BRANCH]
 
     after = project.read()
     assert json.loads(after["metrics/tune_lrg_adam.json"])["best"]["rank"] == 10
-    untouched = ["metrics/tune_adam.json", "metrics/adam.json", "models/adam.pt"]
+    untouched = ["data/mnist1d.npz", "metrics/tune_adam.json", "metrics/adam.json"]
+    untouched += ["models/adam.pt", "data/params_checked.txt"]
     assert all(after[name] == before[name] for name in untouched)
 
 
+@pytest.fixture(scope="module")
+def edited(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of the finished project, in which a test undoes its edits."""
+    return finished.copy(tmp_path_factory.mktemp("edited") / "project")
+
+
+def stale(project: Project) -> list[str]:
+    """The stages whose own inputs have changed; others follow where an output changes."""
+    status = json.loads(project.dvc("status", "dvc.yaml", "--json").stdout)
+    assert all("changed outs" not in str(found) for found in status.values()), status
+    return [name for name in ALL if name in status]
+
+
+@pytest.mark.parametrize(
+    ("path", "stages"),
+    [
+        ("stages/check_params.py", [CHECK]),
+        ("stages/fetch_data.py", [DATA]),
+        ("stages/tune.py", ["tune_adam", "tune_lrg_adam"]),
+        ("stages/final_train.py", ["final_train@adam", "final_train@lrg_adam"]),
+        ("stages/compare.py", ["compare"]),
+        ("stages/plot.py", ["plot"]),
+        # What reports is no part of what trains.
+        ("stages/experiment/report/statistics.py", REPORTS),
+        ("stages/experiment/report/figures.py", REPORTS),
+        ("stages/experiment/report/measures.py", REPORTS),
+        ("stages/experiment/training/loop.py", [CHECK, *TRAINING]),
+        ("stages/experiment/training/search.py", [CHECK, *TRAINING]),
+        ("stages/experiment/training/work.py", [CHECK, *TRAINING]),
+        ("stages/experiment/stage/files.py", ALL),
+        # Of the modules that are chosen by name, one that is not in use is checked and no more.
+        ("stages/experiment/optimizers/adam.py", ["tune_adam", "final_train@adam"]),
+        ("stages/experiment/optimizers/lrg_adam.py", ["tune_lrg_adam", "final_train@lrg_adam"]),
+        ("stages/experiment/optimizers/controls.py", []),
+        ("stages/experiment/optimizers/of_my_own.py", []),
+        ("stages/experiment/networks/mlp.py", [CHECK, *TRAINING]),
+        ("stages/experiment/networks/cnn.py", [CHECK]),
+        ("stages/experiment/networks/of_my_own.py", [CHECK]),
+        ("stages/experiment/datasets/mnist1d.py", [CHECK, DATA]),
+        ("stages/experiment/datasets/digits.py", [CHECK]),
+        ("stages/experiment/datasets/of_my_own.py", [CHECK]),
+        # Both final trainings are one matrix of stages, with one list of inputs.
+        ("stages/lrg_adam/optimizer.py", TRAINING[1:]),
+        ("constraints.txt", ALL),
+        # What only finds the way to a stage computes nothing.
+        ("stages/__main__.py", []),
+        ("stages/experiment/__init__.py", []),
+        ("stages/studies/of_my_own.py", []),
+        ("README.md", []),
+    ],
+)
+def test_an_edit_makes_stale_what_reads_the_file(
+    edited: Project, path: str, stages: list[str]
+) -> None:
+    file = edited.folder / path
+    before = file.read_bytes() if file.exists() else None
+    file.write_bytes((before or b"") + b"\n# an edit\n")
+    try:
+        assert stale(edited) == stages
+    finally:
+        file.unlink() if before is None else file.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("seed", 1, [name for name in ALL if name != "plot"]),
+        ("rank", 3, [CHECK, "tune_lrg_adam"]),
+        ("device", "cuda", [CHECK, *TRAINING]),
+        ("data.train", 170, [CHECK, DATA]),
+        ("model.hidden", [9], [CHECK, *TRAINING]),
+        ("training.epochs", 3, [CHECK, *TRAINING]),
+        ("tune.trials", 4, [CHECK, "tune_adam", "tune_lrg_adam"]),
+        ("tune.lr.low", 0.001, [CHECK, "tune_adam", "tune_lrg_adam"]),
+        ("tune.rank.low", 2, [CHECK, "tune_lrg_adam"]),
+        ("final_train.replicates", 8, [CHECK, "final_train@adam", "final_train@lrg_adam"]),
+        ("compare.margin", 0.5, [CHECK, "compare"]),
+    ],
+)
+def test_a_parameter_makes_stale_what_declares_it(
+    edited: Project, key: str, value: object, stages: list[str]
+) -> None:
+    params = edited.folder / "params.yaml"
+    before = params.read_text()
+    set_params(params, {key: value})
+    try:
+        assert stale(edited) == stages
+    finally:
+        params.write_text(before)
+
+
+def test_a_comment_in_the_parameters_makes_nothing_stale(edited: Project) -> None:
+    params = edited.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("\nseed: 0", "\n# a comment\nseed:   0  # another"))
+    try:
+        assert stale(edited) == []
+    finally:
+        params.write_text(before)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["stages/plot.py", pytest.param("stages/experiment/report/figures.py", marks=pytest.mark.slow)],
+)
+def test_an_edit_of_what_draws_trains_nothing(project: Project, path: str) -> None:
+    script = project.folder / path
+    script.write_text(script.read_text() + "\n# an edit\n")
+
+    assert project.ran("repro") == (["plot"] if path == "stages/plot.py" else REPORTS)
+
+
 @pytest.mark.slow
-def test_going_back_after_an_experiment_leaves_nothing_to_run(project: Project) -> None:
-    before = project.read()
-    project.dvc("exp", "run", "-S", "rank=10")
+@pytest.mark.parametrize(
+    ("path", "searches"),
+    [
+        ("stages/tune.py", ["tune_adam", "tune_lrg_adam"]),
+        ("stages/experiment/optimizers/lrg_adam.py", ["final_train@lrg_adam", "tune_lrg_adam"]),
+        ("stages/experiment/networks/cnn.py", [CHECK]),
+    ],
+)
+def test_the_same_bytes_again_rerun_nothing_more(
+    project: Project, path: str, searches: list[str]
+) -> None:
+    script = project.folder / path
+    script.write_text(script.read_text() + "\n# an edit\n")
 
-    project.run("git", "checkout", "--", ".")
-    project.dvc("checkout")
-
-    assert project.read() == before
-    assert project.ran("repro") == []
+    assert sorted(project.ran("repro")) == sorted(searches)
 
 
 @pytest.mark.slow
@@ -43,37 +167,9 @@ def test_more_final_replicates_retune_nothing(project: Project) -> None:
 
     ran = project.ran("repro")
     # The two trainings do not depend on each other: DVC may run either first.
-    assert sorted(ran[:2]) == ["final_train@adam", "final_train@lrg_adam"]
-    assert ran[2:] == ["compare", "plot"]
-
-
-def test_an_edit_of_the_plot_script_replots_alone(project: Project) -> None:
-    script = project.folder / "stages/plot.py"
-    script.write_text(script.read_text() + "\n# an edit\n")
-
-    assert project.ran("repro") == ["plot"]
-
-
-@pytest.mark.slow
-def test_a_new_search_with_the_same_result_retrains_nothing(project: Project) -> None:
-    script = project.folder / "stages/tune.py"
-    script.write_text(script.read_text() + "\n# an edit\n")
-
-    assert sorted(project.ran("repro")) == ["tune_adam", "tune_lrg_adam"]
-
-
-@pytest.mark.parametrize("value", ["ten", pytest.param("true", marks=pytest.mark.slow)])
-def test_a_mistyped_rank_costs_no_result(project: Project, value: str) -> None:
-    before = project.read()
-
-    failed = project.dvc("exp", "run", "-S", f"rank={value}", check=False)
-
-    assert failed.returncode != 0
-    message = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    assert len(message) == 1
-    assert "rank" in message[0]
-    assert "Traceback" not in failed.stderr
-    assert project.read() == before
+    assert ran[0] == CHECK
+    assert sorted(ran[1:3]) == ["final_train@adam", "final_train@lrg_adam"]
+    assert ran[3:] == ["compare", "plot"]
 
 
 @pytest.mark.slow
@@ -82,3 +178,15 @@ def test_a_number_that_dvc_writes_as_text_is_that_number(project: Project) -> No
 
     assert "low: 1e-05" in (project.folder / "params.yaml").read_text()
     assert project.ran("repro") == []
+
+
+def test_without_a_run_in_its_cache_a_stage_runs(project: Project) -> None:
+    """What other tests take for granted where they make DVC forget."""
+    (project.folder / "plots/tuning.png").unlink()
+    restored = project.copy(project.folder.with_name("restored"))
+    forget_runs(project)
+    project.run("git", "rm", "-q", "--cached", "dvc.lock")
+    (project.folder / "dvc.lock").unlink()
+
+    assert restored.ran("repro") == []
+    assert project.ran("repro", "check_params") == [CHECK]

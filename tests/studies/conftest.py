@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 from project import STUDIES, Project
 
-from .small import add_own_study, fresh
+from .small import TRAINING, add_own_study, fresh
 
 
 def shared(root: Path) -> Path:
@@ -23,7 +23,9 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
     with FileLock(root / "studied.lock"):
         if not project.folder.exists():
             building = fresh(root / "building_studied")
-            building.dvc("repro", STUDIES)
+            # One after the other: a busy machine may need longer for both than a command is given.
+            for pipeline in (TRAINING, STUDIES):
+                building.dvc("repro", pipeline)
             building.commit("Results")
             building.folder.rename(project.folder)
     return project

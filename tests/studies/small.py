@@ -299,7 +299,9 @@ def trained(project: Project, *targets: str) -> list[str]:
 
 def isolated(project: Project, stage: dict, folder: Path) -> Project:
     """A folder with the declared inputs of one stage, the launcher's files and nothing else."""
-    for path in [*stage["deps"], *LAUNCHER]:
+    # Without a file of its own the package would be looked for elsewhere, and found where the
+    # project is installed from.
+    for path in [*stage["deps"], *LAUNCHER, "stages/studies/__init__.py"]:
         source, target = project.folder / path, folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():

@@ -28,10 +28,10 @@ from .small import (
 pytestmark = pytest.mark.slow  # minutes: the published studies run first
 
 OURS = {
-    "metrics/studies/own/sign.json",
-    "metrics/studies/own/rmsprop.json",
-    "metrics/studies/mine.csv",
-    "plots/studies/mine.png",
+    "metrics/own/arms/sign.json",
+    "metrics/own/arms/rmsprop.json",
+    "metrics/own/mine.csv",
+    "plots/own/mine.png",
 }
 # What a user edits to have a study, and what DVC keeps of its stages.
 EDITED = {OWN, "stages/experiment/optimizers/sign.py", "stages/studies/dvc.lock"}
@@ -69,7 +69,7 @@ def test_it_trains_its_arms_alone_and_changes_no_byte_of_what_is_published(
 
 
 def test_its_table_compares_its_arms_with_those_they_name(with_own: Project) -> None:
-    table = pd.read_csv(with_own.folder / "metrics/studies/mine.csv")
+    table = pd.read_csv(with_own.folder / "metrics/own/mine.csv")
     pairs = {("sign", "adam"), ("sign", "rmsprop"), ("rmsprop", "adam")}
     assert set(zip(table["arm"], table["against"], strict=True)) == pairs
     assert set(table["measure"]) == set(MEASURES)
@@ -81,7 +81,7 @@ def test_its_table_compares_its_arms_with_those_they_name(with_own: Project) -> 
 
 def test_its_arms_have_the_defaults_and_the_network_of_the_parameters(with_own: Project) -> None:
     sign, rmsprop = (
-        json.loads((with_own.folder / f"metrics/studies/own/{name}.json").read_text())
+        json.loads((with_own.folder / f"metrics/own/arms/{name}.json").read_text())
         for name in ("sign", "rmsprop")
     )
     assert (sign["train"]["model"], sign["matrix_side"]) == ("mlp", 21)
@@ -98,8 +98,8 @@ def test_it_may_be_taken_away_again(project: Project, studied: Project) -> None:
     assert trained(project, STUDIES) == []
     assert results(project) == results(studied)
     (project.folder / "stages/experiment/optimizers/sign.py").unlink()
-    shutil.rmtree(project.folder / "metrics/studies/own")
-    for path in ("metrics/studies/mine.csv", "plots/studies/mine.png"):
+    shutil.rmtree(project.folder / "metrics/own/arms")
+    for path in ("metrics/own/mine.csv", "plots/own/mine.png"):
         (project.folder / path).unlink()
     assert trained(project, STUDIES) == []
     assert results(project) == results(studied)
@@ -117,7 +117,7 @@ def test_a_change_of_one_of_its_labels_trains_nothing(project: Project) -> None:
     content["own"]["sign"]["label"] = "signs"
     write_yaml(project, OWN, content)
     assert trained(project, STUDIES) == []
-    table = pd.read_csv(project.folder / "metrics/studies/mine.csv").set_index("arm")
+    table = pd.read_csv(project.folder / "metrics/own/mine.csv").set_index("arm")
     assert set(table.loc["sign", "label"]) == {"signs"}
 
 

@@ -239,7 +239,7 @@ def test_an_empty_own_yaml_adds_no_stage(project: Project) -> None:
     assert listed
     assert not [name for name in listed if "own" in name]
     assert trained(project, STUDIES) == []
-    assert not (project.folder / "metrics/studies/own").exists()
+    assert not (project.folder / "metrics/own/arms").exists()
 
 
 # Mistakes

@@ -223,7 +223,7 @@ def test_a_study_that_compares_nothing_is_refused(study: str) -> None:
     [
         ("rank_20", ["adam"], {}, "hyperparameters.rank = None; allowed: a whole number"),
         ("rank_20", ["adam"], {"rank": 0.5}, "hyperparameters.rank = 0.5; allowed: a whole number"),
-        ("rank_20", ["adam"], {"rank": "2"}, "hyperparameters.rank = '2'; allowed: a whole number"),
+        ("rank_20", ["adam"], {"rank": "x"}, "hyperparameters.rank = 'x'; allowed: a whole number"),
         ("rank_20", [], {"rank": 2}, "rank_20.against = []; allowed: adam among them"),
         ("rank_20", ["one"], {"rank": 2}, "rank_20.against = ['one']; allowed: adam among them"),
         ("adam", ["one"], {}, "adam.against = ['one']; allowed: []"),
