@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from processes import Run, forget, forget_runs, kept, mend, same_results
@@ -108,15 +110,19 @@ def test_a_record_that_ends_early_and_still_reads_is_made_whole(
     assert same_results(elsewhere, finished)
 
 
-# What is no number where a number should be, and a table that is none.
-OTHER_CONTENT = {
-    "mistyped": b'{"replicates": [{"replicate": 1, "validation_losses_nats": [1]}], '
-    b'"trials": [{"lr": "three", "rank": 1, "trial_loss_nats": 2}], "best": {"lr": "three"}}',
-    "no table": b'{"replicates": 5, "trials": {"lr": 1}, "best": [1]}',
-}
+def mistyped(content: dict) -> None:
+    """Let no number be where a number should be."""
+    content.get("best", {})["lr"] = "three"
+    for row in [*content.get("trials", [])[:1], *content.get("replicates", [])[:1]]:
+        row |= dict.fromkeys(row, "three")
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "garbage", *OTHER_CONTENT])
+def no_table(content: dict) -> None:
+    """Let no table be where a table should be."""
+    content |= {"best": [1], "trials": {"lr": 1}, "replicates": 5}
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "garbage", mistyped, no_table])
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
@@ -128,13 +134,22 @@ OTHER_CONTENT = {
     ],
 )
 def test_a_stage_names_an_input_that_is_damaged(
-    project: Project, name: str, stage: str, kind: str, run_here: Callable[[Project, str], None]
+    project: Project,
+    name: str,
+    stage: str,
+    kind: str | Callable[[dict], None],
+    run_here: Callable[[Project, str], None],
 ) -> None:
     before = project.read()
-    if kind in OTHER_CONTENT:
-        (project.folder / name).write_bytes(OTHER_CONTENT[kind])
+    path = project.folder / name
+    if isinstance(kind, str):
+        damage(path, kind)
+    elif path.suffix == ".json":
+        content = json.loads(path.read_text())
+        kind(content)
+        path.write_text(json.dumps(content))
     else:
-        damage(project.folder / name, kind)
+        np.savez(path, x_train=np.zeros(3))
 
     with pytest.raises(SystemExit) as ended:
         run_here(project, project.stages()[stage]["cmd"])
@@ -191,7 +206,7 @@ def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str,
             (folder / "ballast").write_bytes(b"0" * 4096)
         failed = project.run("sh", "-c", command, check=False)
 
-    one_line(failed, "models/adam.pt")
+    one_line(failed, "models/")
     assert why in failed.stderr
     # What was computed is kept for the next run.
     assert kept(project, "final_train_adam")

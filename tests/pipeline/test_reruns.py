@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from processes import forget_runs
 from project import Project, set_params
 
 LRG_BRANCH = ["tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"]
@@ -22,7 +21,10 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
 def test_pinning_the_rank_reruns_the_branch_of_lrg_adam_alone(project: Project) -> None:
     before = project.read()
 
-    assert project.ran("exp", "run", "-S", "rank=10") == [CHECK, *LRG_BRANCH]
+    # What does not depend on each other DVC may run in any order, here and below.
+    ran = project.ran("exp", "run", "-S", "rank=10")
+    assert ran[:3] == [CHECK, *LRG_BRANCH[:2]]
+    assert sorted(ran[3:]) == REPORTS
 
     after = project.read()
     assert json.loads(after["metrics/tune_lrg_adam.json"])["best"]["rank"] == 10
@@ -140,7 +142,7 @@ def test_an_edit_of_what_draws_trains_nothing(project: Project, path: str) -> No
     script = project.folder / path
     script.write_text(script.read_text() + "\n# an edit\n")
 
-    assert project.ran("repro") == (["plot"] if path == "stages/plot.py" else REPORTS)
+    assert sorted(project.ran("repro")) == (["plot"] if path == "stages/plot.py" else REPORTS)
 
 
 @pytest.mark.slow
@@ -166,10 +168,9 @@ def test_more_final_replicates_retune_nothing(project: Project) -> None:
     set_params(project.folder / "params.yaml", {"final_train.replicates": 8})
 
     ran = project.ran("repro")
-    # The two trainings do not depend on each other: DVC may run either first.
     assert ran[0] == CHECK
     assert sorted(ran[1:3]) == ["final_train@adam", "final_train@lrg_adam"]
-    assert ran[3:] == ["compare", "plot"]
+    assert sorted(ran[3:]) == REPORTS
 
 
 @pytest.mark.slow
@@ -178,15 +179,3 @@ def test_a_number_that_dvc_writes_as_text_is_that_number(project: Project) -> No
 
     assert "low: 1e-05" in (project.folder / "params.yaml").read_text()
     assert project.ran("repro") == []
-
-
-def test_without_a_run_in_its_cache_a_stage_runs(project: Project) -> None:
-    """What other tests take for granted where they make DVC forget."""
-    (project.folder / "plots/tuning.png").unlink()
-    restored = project.copy(project.folder.with_name("restored"))
-    forget_runs(project)
-    project.run("git", "rm", "-q", "--cached", "dvc.lock")
-    (project.folder / "dvc.lock").unlink()
-
-    assert restored.ran("repro") == []
-    assert project.ran("repro", "check_params") == [CHECK]

@@ -286,7 +286,8 @@ def long_ones(project: Project, ran: list[str]) -> list[str]:
     for address in ran:
         outputs = stage_outputs(stages[address]) if address in stages else []
         for path in outputs:
-            name = path.removeprefix("metrics/studies/").rpartition(".")[0]
+            name = path.replace("metrics/own/arms/", "own/").removeprefix("metrics/studies/")
+            name = name.rpartition(".")[0]
             if path.endswith("published.csv") or name.split("/")[0] in ("arms", "own", "gradients"):
                 found.append(name)
     return found

@@ -145,9 +145,8 @@ def test_an_arm_that_its_optimizer_refuses_leaves_every_output(project: Project)
 
 def test_a_published_table_reads_no_result_of_ones_own(project: Project) -> None:
     """Not even one that has the name of a published arm, as one that was moved there has."""
-    folder = project.folder / "metrics/studies"
-    content = json.loads((folder / "own/sign.json").read_text())
-    (folder / "own/rank_1.json").write_text(json.dumps(content))
+    folder = project.folder / "metrics/own/arms"
+    (folder / "rank_1.json").write_bytes((folder / "sign.json").read_bytes())
     before = results(project)
     project.dvc("repro", "-f", "-s", f"{STUDIES}:rank_sweep", f"{STUDIES}:learning_rate")
     assert results(project) == before

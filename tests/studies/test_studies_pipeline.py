@@ -375,7 +375,7 @@ LOOK = "--ranks 1 5 --epochs 1 2 --replicates 3 --group 2 --batches 5 --fresh_sa
 @pytest.mark.parametrize(
     ("trajectory", "message"),
     [
-        ("nobody", "metrics/studies/arms/nobody.json: No such file or directory"),
+        ("nobody", "metrics/own/arms/nobody.json: No such file or directory"),
         ("noise_0", "trajectories: noise_0; allowed: arms of adam or lrg_adam that train the mlp"),
         ("logistic_rank_1", "trajectories: logistic_rank_1; allowed: arms of adam or lrg_adam"),
         ("random_subspace", "trajectories: random_subspace; allowed: arms of adam or lrg_adam"),
