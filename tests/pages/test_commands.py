@@ -130,10 +130,13 @@ def test_there_are_such_extras(page: Page, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), of("pytest"), ids=described)
-def test_there_is_such_a_marker(page: Page, words: list[str]) -> None:
+def test_there_is_such_a_marker_or_folder(page: Page, words: list[str]) -> None:
     markers = CONFIGURATION["tool"]["pytest"]["ini_options"]["markers"]
     names = {marker.partition(":")[0] for marker in markers}
-    assert words == [] or (words[0] == "-m" and words[1] in names), page.path
+    if words[:1] == ["-m"]:
+        assert words[1] in names, page.path
+    else:
+        assert all((ROOT / word).exists() for word in words), page.path
 
 
 def test_there_are_such_variables() -> None:

@@ -122,11 +122,11 @@ def test_a_scheduler_that_is_not_there_is_reported(
     monkeypatch.setattr(work, "PATIENCE", 1)
 
     with pytest.raises(UserError, match=rf"^DASK_SCHEDULER_ADDRESS = '{address}'; allowed: "):
-        work.cluster(address)
+        work.cluster(address, ())
 
 
 def test_a_missing_dask_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
 
     with pytest.raises(UserError, match=r"Dask is not installed: pip install -c constraints.txt"):
-        work.cluster("tcp://127.0.0.1:8786")
+        work.cluster("tcp://127.0.0.1:8786", ())

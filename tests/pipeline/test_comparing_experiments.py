@@ -18,6 +18,11 @@ CURVES = {
     "Validation accuracy": ("epoch", "validation_accuracy_share"),
     "Tuning progress": ("trial", "best_so_far_nats"),
 }
+FILES = {
+    "Validation loss": ("adam.json", "lrg_adam.json"),
+    "Validation accuracy": ("adam.json", "lrg_adam.json"),
+    "Tuning progress": ("tune_adam.json", "tune_lrg_adam.json"),
+}
 REVISIONS = {"HEAD", "rank-10"}
 
 
@@ -45,9 +50,9 @@ def test_a_chart_tells_revisions_and_optimizers_apart(plots: dict[str, Any], tit
     x, y = CURVES[title]
     rows = chart["data"]["values"]
     assert {(row["rev"], row["filename"]) for row in rows} == {
-        (revision, name) for revision in REVISIONS for name in ("adam.csv", "lrg_adam.csv")
+        (revision, name) for revision in REVISIONS for name in FILES[title]
     }
-    assert all(row[x] and row[y] for row in rows)
+    assert all(row[x] is not None and row[y] is not None for row in rows)
     text = json.dumps(chart)
     assert f'"field": "{x}"' in text
     assert f'"field": "{y}"' in text
@@ -61,7 +66,7 @@ def test_the_ranks_searched_are_drawn_for_both_revisions(plots: dict[str, Any]) 
         revision: {row["rank"] for row in chart["data"]["values"] if row["rev"] == revision}
         for revision in REVISIONS
     }
-    assert ranks["rank-10"] == {"10"}
+    assert ranks["rank-10"] == {10}
     assert len(ranks["HEAD"]) > 1
     assert vl_convert.vegalite_to_png(chart).startswith(b"\x89PNG")
 

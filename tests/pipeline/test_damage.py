@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from processes import Run, forget, forget_runs, kept, mend, same_results
@@ -110,46 +109,22 @@ def test_a_record_that_ends_early_and_still_reads_is_made_whole(
     assert same_results(elsewhere, finished)
 
 
-def mistyped(content: dict) -> None:
-    """Let no number be where a number should be."""
-    content.get("best", {})["lr"] = "three"
-    for row in [*content.get("trials", [])[:1], *content.get("replicates", [])[:1]]:
-        row |= dict.fromkeys(row, "three")
+INPUTS = [
+    ("data/mnist1d.npz", "tune_adam"),
+    ("data/mnist1d.npz", "plot"),
+    ("metrics/tune_adam.json", "final_train@adam"),
+    ("metrics/tune_lrg_adam.json", "plot"),
+    ("metrics/adam.json", "compare"),
+]
 
 
-def no_table(content: dict) -> None:
-    """Let no table be where a table should be."""
-    content |= {"best": [1], "trials": {"lr": 1}, "replicates": 5}
-
-
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "garbage", mistyped, no_table])
-@pytest.mark.parametrize(
-    ("name", "stage"),
-    [
-        ("data/mnist1d.npz", "tune_adam"),
-        ("data/mnist1d.npz", "plot"),
-        ("metrics/tune_adam.json", "final_train@adam"),
-        ("metrics/tune_lrg_adam.json", "plot"),
-        ("metrics/adam.json", "compare"),
-    ],
-)
+@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "garbage"])
+@pytest.mark.parametrize(("name", "stage"), INPUTS)
 def test_a_stage_names_an_input_that_is_damaged(
-    project: Project,
-    name: str,
-    stage: str,
-    kind: str | Callable[[dict], None],
-    run_here: Callable[[Project, str], None],
+    project: Project, name: str, stage: str, kind: str, run_here: Callable[[Project, str], None]
 ) -> None:
     before = project.read()
-    path = project.folder / name
-    if isinstance(kind, str):
-        damage(path, kind)
-    elif path.suffix == ".json":
-        content = json.loads(path.read_text())
-        kind(content)
-        path.write_text(json.dumps(content))
-    else:
-        np.savez(path, x_train=np.zeros(3))
+    damage(project.folder / name, kind)
 
     with pytest.raises(SystemExit) as ended:
         run_here(project, project.stages()[stage]["cmd"])
@@ -157,6 +132,38 @@ def test_a_stage_names_an_input_that_is_damaged(
     (line,) = str(ended.value.code).splitlines()
     assert line.startswith(f"error: {name}: ")
     assert {**project.read(), name: b""} == {**before, name: b""}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "stage"),
+    [
+        ("metrics/tune_lrg_adam.json", "trials", "plot"),
+        ("metrics/lrg_adam.json", "replicates", "plot"),
+        ("metrics/adam.json", "replicates", "compare"),
+    ],
+)
+@pytest.mark.parametrize("other", [None, 5, [], [1], {"lr": 1}, [{"number": 1}], "words"], ids=str)
+def test_a_stage_names_a_table_that_is_none(
+    project: Project,
+    name: str,
+    key: str,
+    stage: str,
+    other: object,
+    run_here: Callable[[Project, str], None],
+) -> None:
+    path = project.folder / name
+    content = json.loads(path.read_text())
+    if other == "words":
+        table = content[key]
+        columns = table if isinstance(table, dict) else table[0]
+        other = {column: ["three"] for column in columns}
+    path.write_text(json.dumps(content | {key: other}))
+
+    with pytest.raises(SystemExit) as ended:
+        run_here(project, project.stages()[stage]["cmd"])
+
+    (line,) = str(ended.value.code).splitlines()
+    assert line.startswith(f"error: {name}: ")
 
 
 @pytest.mark.parametrize(
