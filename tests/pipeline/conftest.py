@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,11 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project, str], None]:
         run(*arguments)
 
     return run_stage
+
+
+@pytest.fixture(autouse=True)
+def figures_closed() -> Iterator[None]:
+    """Close what stages have drawn that ran in this process; Matplotlib warns at twenty."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
