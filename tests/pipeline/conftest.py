@@ -3,8 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
