@@ -46,7 +46,7 @@ def test_a_sweep_over_ranks_and_seeds_keeps_to_the_cores_and_gives_what_single_r
     assert left_behind(project) == []
     table = project.dvc("exp", "show", "--csv").stdout
     rows = [row for row in csv.DictReader(io.StringIO(table)) if row["rev"] != "workspace"]
-    shown = {(row["rank"], row["seed"]): row for row in rows if row["rank"]}
+    shown = {(row["rank"], row["seed"]): row for row in rows if row["Experiment"]}
     assert shown.keys() == {("3", "0"), ("3", "5"), ("7", "0"), ("7", "5")}
     name = shown["3", "5"]["Experiment"]
 
