@@ -8,6 +8,7 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
+import networkx
 import pytest
 import yaml
 from project import ROOT, Project, declares, stage_outputs
@@ -111,9 +112,14 @@ def test_the_table_of_parameters_names_the_modules(key: str, room: str) -> None:
 
 
 def test_the_graph_is_the_one_of_the_pipeline() -> None:
-    graph = Project(ROOT).run(sys.executable, "-m", "dvc", "dag", "--md", "dvc.yaml").stdout
+    whole = Project(ROOT).run(sys.executable, "-m", "dvc", "dag", "--md", "dvc.yaml").stdout
     (block,) = FRONT.blocks("mermaid")
-    assert block.strip() == graph.strip().removeprefix("```mermaid").removesuffix("```").strip()
+    node = re.compile(r'(node\d+)\["(.+)"\]')
+    assert node.findall(block) == node.findall(whole)
+    # The page leaves out the arrows that follow from others.
+    arrow = re.compile(r"(node\d+)-->(node\d+)")
+    reduced = networkx.transitive_reduction(networkx.DiGraph(arrow.findall(whole)))
+    assert sorted(arrow.findall(block)) == sorted(reduced.edges)
 
 
 def test_the_table_of_stages_is_the_one_of_the_pipeline() -> None:
@@ -127,9 +133,6 @@ def test_the_table_of_stages_is_the_one_of_the_pipeline() -> None:
     assert set(written) == set(stages)
     for name, stage in stages.items():
         files = written[name]
-        if not files:  # described in words
-            assert name == "check_params"
-            continue
         patterns = [re.sub(r"<[^>]+>", "*", file) for file in files]
         assert len(files) == len(stage_outputs(stage))
         for path in stage_outputs(stage):

@@ -16,20 +16,40 @@ from experiment.stage import run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose pipeline has run; not to be changed. The workers of pytest-xdist share it."""
-    root = tmp_path_factory.getbasetemp()
+def once(root: Path, name: str, make: Callable[[Path], Project]) -> Project:
+    """A project that the workers of pytest-xdist share, made by the first that asks for it."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    project = Project(root / "finished")
-    with FileLock(root / "finished.lock"):
+    project = Project(root / name)
+    with FileLock(root / f"{name}.lock"):
         if not project.folder.exists():
-            building = Project.fresh(root / "building")
-            building.dvc("repro")
-            building.commit("Results")
-            building.folder.rename(project.folder)
+            make(root / f"building_{name}").folder.rename(project.folder)
     return project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose pipeline has run; not to be changed."""
+
+    def make(folder: Path) -> Project:
+        project = Project.fresh(folder)
+        project.dvc("repro")
+        project.commit("Results")
+        return project
+
+    return once(tmp_path_factory.getbasetemp(), "finished", make)
+
+
+@pytest.fixture(scope="session")
+def at_10(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same after the experiment rank-10, in which the rank is 10; not to be changed."""
+
+    def make(folder: Path) -> Project:
+        project = finished.copy(folder)
+        project.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
+        return project
+
+    return once(tmp_path_factory.getbasetemp(), "at_10", make)
 
 
 @pytest.fixture

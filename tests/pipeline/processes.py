@@ -156,7 +156,8 @@ def mend(project: Project, output: str) -> None:
 def go_back(project: Project) -> None:
     """Take the way back, and find a tree without changes."""
     project.run("sh", "-c", WAY_BACK)
-    assert project.run("git", "status", "--porcelain", "--branch").stdout == "## main\n"
+    assert project.run("git", "branch", "--show-current").stdout == "main\n"
+    assert project.run("git", "status", "--porcelain").stdout == ""
 
 
 def same_results(project: Project, finished: Project) -> bool:

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_a_contradiction_is_named(
     changes: dict[str, str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy2(ROOT / "constraints.txt", "constraints.txt")
     Path("params.yaml").write_text(edited(changes))
 
     with pytest.raises(UserError) as refused:
@@ -179,7 +181,7 @@ def test_a_contradiction_is_named(
     assert line.startswith(f"params.yaml: {named}")
     assert "; allowed: " in line
     # What DVC had deleted is there all the same.
-    assert Path("data/params_checked.txt").exists()
+    assert Path("data/versions.json").exists()
 
 
 @pytest.mark.usefixtures("published_once")
@@ -202,6 +204,7 @@ def test_what_makes_sense_is_taken(
     changes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy2(ROOT / "constraints.txt", "constraints.txt")
     Path("params.yaml").write_text(edited(changes))
 
     with files.unchanged():

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import vl_convert
 import yaml
-from project import ROOT, Project
+from project import ARMS, Project
+from test_hermetic import leaves
 
 CURVES = {
     "Validation loss": ("epoch", "validation_loss_nats"),
@@ -27,10 +28,9 @@ REVISIONS = {"HEAD", "rank-10"}
 
 
 @pytest.fixture(scope="module")
-def experiment(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = finished.copy(tmp_path_factory.mktemp("experiment") / "project")
-    project.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
-    return project
+def experiment(at_10: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    # What shows plots writes them into the project.
+    return at_10.copy(tmp_path_factory.mktemp("experiment") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +88,24 @@ def test_nothing_is_drawn_twice(plots: dict[str, Any]) -> None:
 def test_metrics_are_few_and_none_is_named_like_a_parameter(experiment: Project) -> None:
     metrics = json.loads(experiment.dvc("metrics", "show", "--json").stdout)[""]["data"]
 
-    def leaves(tree: Mapping[str, Any], prefix: str = "") -> set[str]:
-        return {
-            name
-            for key, value in tree.items()
-            for name in (
-                leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
-            )
-        }
+    names = [(file, name) for file, found in metrics.items() for name in leaves(found["data"])]
+    assert 0 < len(names) <= 25
+    params = yaml.safe_load((experiment.folder / "params.yaml").read_text())
+    assert not {name for _, name in names} & set(leaves(params))
 
-    names = {name for file in metrics.values() for name in leaves(file["data"])}
-    assert len(names) <= 25
-    assert not names & leaves(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+def test_the_table_of_experiments_is_narrow_and_shows_no_parameter_of_a_study(
+    experiment: Project,
+) -> None:
+    header = experiment.dvc("exp", "show", "--csv").stdout.splitlines()[0].split(",")
+
+    assert len(header) <= 90
+    # There are hundreds of them.
+    arms = yaml.safe_load((experiment.folder / ARMS).read_text())
+    assert not set(header) & set(leaves(arms))
+    assert not [column for column in header if ":" in column and not column.startswith("metrics/")]
+    params = yaml.safe_load((experiment.folder / "params.yaml").read_text())
+    assert set(leaves(params)) <= set(header)
 
 
 def test_metrics_diff_lists_what_the_rank_changed(experiment: Project) -> None:

@@ -135,8 +135,15 @@ def test_a_killed_worker_costs_its_own_task_at_most(project: Project, finished: 
     assert same_results(project, finished)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("moment", ["loading", "working"])
+@pytest.mark.parametrize(
+    ("workers", "moment"),
+    [
+        ("1", "loading"),
+        pytest.param("2", "loading", marks=pytest.mark.slow),
+        pytest.param("1", "working", marks=pytest.mark.slow),
+        ("2", "working"),
+    ],
+)
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(
     project: Project, workers: str, moment: str
 ) -> None:

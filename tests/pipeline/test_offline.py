@@ -45,7 +45,14 @@ def run_audited(project: Project, command: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "stage",
-    ["check_params", "fetch_data", "tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"],
+    [
+        "check_params",
+        "fetch_data",
+        pytest.param("tune_lrg_adam", marks=pytest.mark.slow),
+        "final_train@lrg_adam",
+        "compare",
+        "plot",
+    ],
 )
 def test_a_stage_neither_unpickles_nor_connects(
     project: Project, finished: Project, stage: str, tmp_path: Path
@@ -55,6 +62,7 @@ def test_a_stage_neither_unpickles_nor_connects(
     assert project.read() == finished.read()
 
 
+@pytest.mark.slow
 def test_other_data_and_networks_neither_unpickle_nor_connect(
     project: Project, tmp_path: Path
 ) -> None:

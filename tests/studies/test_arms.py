@@ -17,9 +17,8 @@ from project import SMALL, set_params
 from experiment.datasets import mnist1d
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
-from experiment.stage.params import read_params
 from studies.gradients import trajectory
-from studies.training import arm, check_arms
+from studies.training import arm, check_arms, shared
 from studies.training.arms import (
     OWN,
     PUBLISHED,
@@ -34,7 +33,6 @@ from studies.training.words import parse
 from .small import OWN_STUDY, SMALL_STUDIES
 
 ROOT = Path(__file__).parents[2]
-CHECKED = Path("data/arms_checked.txt")
 
 
 def copy(content: Any) -> Any:  # noqa: ANN401 - what YAML has
@@ -44,6 +42,8 @@ def copy(content: Any) -> Any:  # noqa: ANN401 - what YAML has
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    for name in ("constraints.txt", "params.yaml"):
+        shutil.copy2(ROOT / name, name)
     write(SMALL_STUDIES, OWN_STUDY)
     return tmp_path
 
@@ -65,7 +65,7 @@ def test_the_published_files_make_sense() -> None:
     for path in (PUBLISHED, OWN):
         shutil.copy2(ROOT / path, path)
     check_arms.main()
-    assert CHECKED.exists()
+    assert shared.SHARED_FILE.exists()
     assert read_own() == {}
     assert len(read_arms()) == 29
     assert list(dict.fromkeys(one.study for one in read_arms().values())) == list(STUDIES)
@@ -179,8 +179,6 @@ def test_a_mistake_in_arms_yaml_is_told_in_one_line(change: Change, message: str
     found = refused(check_arms.main)
     assert found.startswith("stages/studies/arms.yaml: ")
     assert message in found
-    # The output, which DVC deletes before the stage runs, is there again.
-    assert CHECKED.exists()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +240,6 @@ def test_a_mistake_in_own_yaml_is_told_in_one_line(change: Change, message: str)
     found = refused(check_arms.main)
     assert found.startswith("stages/studies/own.yaml: ")
     assert message in found
-    assert CHECKED.exists()
 
 
 @pytest.mark.parametrize(
@@ -313,6 +310,7 @@ def digits() -> Dataset:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["name"] = "digits"
     Path("params.yaml").write_text(yaml.safe_dump(params))
+    shared.write()
     split = Split(*mnist1d.fresh(100, 0))
     dataset = Dataset(split, split, split)
     dataset.write("digits", "digits")
@@ -345,10 +343,11 @@ def test_shuffled_data_are_shuffled_once(digits: Dataset) -> None:
     for shuffled in (False, True):  # what the stage fetch_data did already
         params["data"]["shuffle"] = shuffled
         Path("params.yaml").write_text(yaml.safe_dump(params))
-        found = arm.read_data(read_params(), True, "arm a")
+        shared.write()
+        found = arm.read_data(shared.read(), True, "arm a")
         expected = digits.train if shuffled else mnist1d.shuffled(digits.train)
         assert (found.train.x == expected.x).all()
-        assert (arm.read_data(read_params(), False, "").train.x == digits.train.x).all()
+        assert (arm.read_data(shared.read(), False, "").train.x == digits.train.x).all()
 
 
 # An optimizer that does not take what it is given
@@ -357,8 +356,8 @@ def test_shuffled_data_are_shuffled_once(digits: Dataset) -> None:
 @pytest.fixture
 def small_data() -> None:
     """A params.yaml with a small network, and data in the place of MNIST-1D's."""
-    shutil.copy2(ROOT / "params.yaml", "params.yaml")
     set_params(Path("params.yaml"), SMALL)
+    shared.write()
     split = Split(*mnist1d.fresh(100, 0))
     Dataset(split, split, split).write("mnist1d", "MNIST-1D")
 

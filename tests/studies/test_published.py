@@ -23,6 +23,7 @@ from experiment.stage.schema import checked
 from studies.published import repeat as published
 from studies.published.protocol import Protocol, Training
 from studies.published.reported import OUTCOMES
+from studies.training import shared
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """
@@ -50,7 +51,9 @@ Ask = Callable[[Sequence[str]], list[tuple[Dataset, list[Protocol]]]]
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """A function that runs the stage without its computations, and tells what they would be."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy2(ROOT / "params.yaml", "params.yaml")
+    for name in ("constraints.txt", "params.yaml"):
+        shutil.copy2(ROOT / name, name)
+    shared.write()
     found: list[tuple[Dataset, list[Protocol]]] = []
 
     class Work:

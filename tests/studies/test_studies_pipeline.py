@@ -417,9 +417,9 @@ def test_the_check_of_an_arm_leaves_the_process_with_one_thread(
     code = f"""
 import os
 from experiment.training import optimizer
-from studies.training import arm
+from studies.training import arm, shared
 from studies.training.arms import ArmTraining
-params = arm.read_params()
+params = shared.read()
 one = ArmTraining(
     lrs=[0.1], tuning_replicates=1, replicates=2, group=1, optimizer={optimizer!r}, model="mlp",
     hyperparameters={given},

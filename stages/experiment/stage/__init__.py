@@ -19,7 +19,7 @@ __all__ = ["run", "settings", "stage"]
 
 def run(name: str, *arguments: str) -> None:
     """Run the function `main` of the module `name` as a stage."""
-    with stage():
+    with stage(name):
         try:
             module = import_module(name)
         except ModuleNotFoundError as error:
@@ -30,18 +30,22 @@ def run(name: str, *arguments: str) -> None:
 
 
 @contextmanager
-def stage() -> Iterator[None]:
+def stage(name: str) -> Iterator[None]:
     """Run a stage: check the pinned versions, watch the inputs, report each mistake in one line.
 
     A mistake that the user can fix ends the process with exit status 1 and without a traceback. So
     does an input that is edited while the stage runs: DVC records the inputs as they are when the
     stage ends, so a result of the old input would pass for a result of the new one.
+
+    Args:
+        name: the module of the stage.
+
     """
     # Set for the whole process: Ctrl-C may come while the stage still loads its libraries.
     sys.excepthook = _uncaught
     try:
-        versions.check()
         with files.unchanged(), code.unchanged():
+            versions.check(name)
             yield
     except UserError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))

@@ -95,17 +95,22 @@ class Compare(Section):
     )
 
 
-class Params(Section):
-    """All of params.yaml."""
+class TrainingParams(Section):
+    """What every training depends on, and so every arm of a study."""
 
     seed: Whole = whole(0, 2**32 - 1)
-    rank: Annotated[int | Literal["tuned"], rank_or("tuned")] = Field(
-        description="tuned, or a whole number from 1 to the side of the gradient matrix"
-    )
     device: Literal["cpu", "cuda"] = Field(description="cpu or cuda")
     data: Data
     model: Model
     training: Training
+
+
+class Params(TrainingParams):
+    """All of params.yaml."""
+
+    rank: Annotated[int | Literal["tuned"], rank_or("tuned")] = Field(
+        description="tuned, or a whole number from 1 to the side of the gradient matrix"
+    )
     tune: Tune
     final_train: FinalTrain
     compare: Compare

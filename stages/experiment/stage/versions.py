@@ -1,13 +1,21 @@
-"""The versions that decide the results: those that constraints.txt pins, and no others."""
+"""The versions that decide the results: those that constraints.txt pins, and no others.
+
+A pipeline begins with a check that reads the pins and lists the decisive ones in a file. The other
+stages depend on that file, so a pin that decides nothing makes no result out of date.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from experiment.stage import files
 from experiment.stage.errors import UserError
 
 CONSTRAINTS_FILE = Path("constraints.txt")
+CHECKS = ("check_params", "studies.training.check_arms")
+LISTED_FILE = Path("data/versions.json")  # of the main pipeline and the benchmark
+LISTED_FILE_OF_STUDIES = Path("data/studies.json")
 # Packages that compute, draw or write results; another version of one may change the bytes.
 DECISIVE = (
     "matplotlib",
@@ -22,8 +30,8 @@ DECISIVE = (
 )
 
 
-def check(path: Path = CONSTRAINTS_FILE) -> None:
-    """Check that the decisive packages are installed in the pinned versions.
+def check(stage: str) -> None:
+    """Check that the decisive packages are installed in the versions that the stage is to have.
 
     DVC sees only the pins; results from other versions would look the same to it.
 
@@ -31,19 +39,23 @@ def check(path: Path = CONSTRAINTS_FILE) -> None:
         UserError: one line per package that is not pinned, or not installed as pinned.
 
     """
-    pinned = _pinned(path)
-    problems = []
-    for name in DECISIVE:
-        found = installed(name)
-        if name not in pinned:
-            problems.append(f"{path}: no line {name}==<version>; {found} is installed")
-        elif found != pinned[name]:
-            problems.append(
-                f"{path}: {name}=={pinned[name]}, but {found} is installed; allowed: the same, "
-                f'by `pip install -c {path} -e ".[pipeline]"` or by an edit of {path}'
-            )
-    if problems:
-        raise UserError("\n".join(problems))
+    if stage in CHECKS:
+        _check(pinned(), CONSTRAINTS_FILE)
+    else:
+        path = LISTED_FILE_OF_STUDIES if stage.startswith("studies.") else LISTED_FILE
+        _check(files.read_json(path, "versions")["versions"], path)
+
+
+def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
+    """The pins of the decisive packages, without builds; a missing one raises UserError."""
+    lines = files.read(path).decode("utf-8").splitlines()
+    pins = (line.partition("#")[0].partition(";")[0].partition("==") for line in lines)
+    found = {
+        name.strip().lower(): pin.strip().partition("+")[0] for name, equals, pin in pins if equals
+    }
+    if missing := [name for name in DECISIVE if name not in found]:
+        raise UserError("\n".join(f"{path}: no line {name}==<version>" for name in missing))
+    return {name: found[name] for name in DECISIVE}
 
 
 def installed(name: str) -> str:
@@ -54,9 +66,12 @@ def installed(name: str) -> str:
         return "none"
 
 
-def _pinned(path: Path) -> dict[str, str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pins = (line.partition("#")[0].partition(";")[0].partition("==") for line in lines)
-    return {
-        name.strip().lower(): pin.strip().partition("+")[0] for name, equals, pin in pins if equals
-    }
+def _check(wanted: dict[str, str], path: Path) -> None:
+    problems = [
+        f"{path}: {name}=={pin}, but {installed(name)} is installed; allowed: the same, by "
+        f'`pip install -c {CONSTRAINTS_FILE} -e ".[pipeline]"` or by an edit of {CONSTRAINTS_FILE}'
+        for name, pin in wanted.items()
+        if installed(name) != pin
+    ]
+    if problems:
+        raise UserError("\n".join(problems))

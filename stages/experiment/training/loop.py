@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiment.stage.data import Dataset, Split
-from experiment.stage.params import Params
+from experiment.stage.params import TrainingParams
 from experiment.stage.randomness import stream
 from experiment.training import optimizer, progress
 from experiment.training.network import Network, Weights, build, sample_losses
@@ -53,7 +53,11 @@ class Setting:
 
     @classmethod
     def of(
-        cls, params: Params, optimizer: str, hyperparameters: Hyperparameters, purpose: str
+        cls,
+        params: TrainingParams,
+        optimizer: str,
+        hyperparameters: Hyperparameters,
+        purpose: str,
     ) -> Self:
         """The setting that the parameters describe."""
         return cls(

@@ -18,12 +18,13 @@ from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.params import Params, read_params
+from experiment.stage.params import TrainingParams
 from experiment.stage.randomness import stream
 from experiment.stage.schema import Ascending, Section, Whole, whole
 from experiment.training.loop import Setting
 from experiment.training.work import Work, merged, spans
 from studies.gradients.look import Look, Samples, look, noise_energy
+from studies.training import shared
 from studies.training.arms import as_list, tuned
 from studies.training.words import parse
 
@@ -64,7 +65,7 @@ class Looks(Section):
     fresh_samples: Whole = whole(100, 1_000_000)
 
 
-def looks(params: Params, given: Looks, arm: str) -> list[Look]:
+def looks(params: TrainingParams, given: Looks, arm: str) -> list[Look]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     found = tuned(arm)
     trained = found["train"]
@@ -127,7 +128,7 @@ def main(arm: str, *words: str) -> None:
         words: how to look, see `studies.training.words`.
 
     """
-    params = read_params()
+    params = shared.read()
     given = parse(Looks, words, "gradients.look: ")
     if params.data.name != "mnist1d":
         raise UserError(

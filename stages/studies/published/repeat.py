@@ -16,12 +16,12 @@ from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
-from experiment.stage.params import Params, read_params
 from experiment.stage.schema import Ascending, LearningRates, Section, Whole, whole
 from experiment.training.network import build
 from experiment.training.work import Work, merged
 from studies.published.protocol import SOURCES, Protocol, Training, repeat
 from studies.published.reported import OUTCOMES, REPORTED, Ranks
+from studies.training import shared
 from studies.training.arms import as_list
 from studies.training.words import parse
 
@@ -52,14 +52,14 @@ class Settings(Section):
     offline_samples: Whole = whole(10, 100_000)
 
 
-def tasks(params: Params, given: Settings, training_samples: tuple[int, ...]) -> list[Protocol]:
+def tasks(seed: int, given: Settings, training_samples: tuple[int, ...]) -> list[Protocol]:
     """The experiment of every sampler."""
     settings = given.model_dump(
         exclude={"samplers", "hidden", "lr", "rank", "training_samples", "offline_samples"}
     )
     return [
         Protocol(
-            seed=params.seed,
+            seed=seed,
             sampler=sampler,
             hidden=tuple(given.hidden),
             lr=(given.lr.low, given.lr.high),
@@ -145,7 +145,7 @@ def main(*words: str) -> None:
         words: the settings, see `studies.training.words`.
 
     """
-    params = read_params()
+    seed = shared.read().seed
     given = parse(Settings, words, "published: ")
     arrays = mnist1d.published()
     test = Split(arrays["x_test"], arrays["y_test"])
@@ -169,7 +169,7 @@ def main(*words: str) -> None:
             total=given.samplers,
             unit="sampler",
         ) as work:
-            results = merged(work.run(repeat, tasks(params, given, training_samples)))
+            results = merged(work.run(repeat, tasks(seed, given, training_samples)))
             found = {key: tensor.numpy() for key, tensor in results.items()}
             tables += [
                 samplers(found, name, n, source) for n in training_samples for source in SOURCES

@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.params import Params, read_params
+from experiment.stage.params import TrainingParams
 from experiment.training import optimizer
 from experiment.training.loop import Group, Setting, taken_apart, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
+from studies.training import shared
 from studies.training.arms import ArmTraining
 from studies.training.words import parse
 
 
-def settings(params: Params, arm: ArmTraining) -> list[Setting]:
+def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
     """The settings to tune, one per learning rate; random streams are the same for every arm."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
@@ -35,7 +36,7 @@ def settings(params: Params, arm: ArmTraining) -> list[Setting]:
     return [replace(base, hyperparameters={"lr": lr, **given}) for lr in arm.lrs]
 
 
-def read_data(params: Params, shuffle: bool, where: str) -> Dataset:
+def read_data(params: TrainingParams, shuffle: bool, where: str) -> Dataset:
     """The data, with shuffled pixels if `shuffle`; raises UserError for data that has none."""
     dataset = Dataset.read(params.data.name)
     if not shuffle:
@@ -91,7 +92,7 @@ def main(output: str, *words: str) -> None:
     """
     name = Path(output).stem
     arm = parse(ArmTraining, words, f"arm {name}: ")
-    params = read_params()
+    params = shared.read()
     dataset = read_data(params, arm.shuffle, f"arm {name}")
     candidates = settings(params, arm)
     network = candidates[0].network(dataset)

@@ -51,7 +51,8 @@ class Training(Section):
     """The settings of every arm that does not set its own."""
 
     lrs: Annotated[LearningRateGrid, BeforeValidator(as_list)] = Field(
-        description=LEARNING_RATE_GRID
+        default=[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1],
+        description=LEARNING_RATE_GRID,
     )
     tuning_replicates: Whole = whole(1, 1_000)
     replicates: Whole = whole(2, 10_000)

@@ -10,14 +10,16 @@ from types import SimpleNamespace
 import pytest
 from project import ROOT
 
-from experiment.stage import code, files, run
+from experiment.stage import code, files, run, versions
 from experiment.stage.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "constraints.txt").write_bytes((ROOT / "constraints.txt").read_bytes())
     monkeypatch.chdir(tmp_path)
+    listed = {"versions": versions.pinned(ROOT / "constraints.txt")}
+    for path in (versions.LISTED_FILE, versions.LISTED_FILE_OF_STUDIES):
+        files.write_json(path, listed)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # a stage sets its own
     monkeypatch.setattr(code, "_SOURCES", {})  # whoever edits them while the tests run
 
@@ -54,15 +56,15 @@ def test_a_missing_file_is_a_line() -> None:
 
 
 def test_another_version_is_a_line() -> None:
-    path = Path("constraints.txt")
-    path.write_text(path.read_text().replace("numpy==", "numpy==9."))
+    path = versions.LISTED_FILE
+    path.write_text(path.read_text().replace('"numpy": "', '"numpy": "9.'))
 
     def main() -> None:
         raise AssertionError("the stage began")
 
     ended = ran(main)
     assert isinstance(ended, str)
-    assert ended.startswith("error: constraints.txt: numpy==9.")
+    assert ended.startswith("error: data/versions.json: numpy==9.")
 
 
 def test_an_input_that_is_edited_while_the_stage_runs_is_a_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,32 +11,56 @@ from project import ROOT
 from experiment.stage import versions
 from experiment.stage.errors import UserError
 
-CONSTRAINTS = ROOT / "constraints.txt"
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
-def test_what_is_installed_is_what_is_pinned() -> None:
-    versions.check(CONSTRAINTS)
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("constraints.txt").write_text(CONSTRAINTS)
+    Path("data").mkdir()
+
+
+def listed(path: str, **changed: str) -> None:
+    """Write what a check lists, with other versions of some packages."""
+    Path(path).write_text(json.dumps({"versions": {**versions.pinned(), **changed}}))
+
+
+@pytest.mark.parametrize("check", versions.CHECKS)
+def test_what_is_installed_is_what_is_pinned(check: str) -> None:
+    versions.check(check)
+
+
+def test_the_other_stages_ask_for_what_their_check_has_listed() -> None:
+    listed("data/versions.json")
+    listed("data/studies.json", torch="0.1")
+
+    versions.check("tune")
+    versions.check("benchmark.plot")
+    with pytest.raises(UserError, match=r"data/studies\.json: torch==0\.1, but "):
+        versions.check("studies.training.arm")
 
 
 @pytest.mark.parametrize("name", versions.DECISIVE)
-def test_another_version_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["check_params", "tune"])
+def test_another_version_is_refused(name: str, stage: str) -> None:
     found = versions.installed(name)
-    other = tmp_path / "constraints.txt"
-    other.write_text(CONSTRAINTS.read_text().replace(f"{name}=={found}", f"{name}==0.1"))
+    listed("data/versions.json", **{name: "0.1"})
+    Path("constraints.txt").write_text(CONSTRAINTS.replace(f"{name}=={found}", f"{name}==0.1"))
 
     with pytest.raises(UserError) as refused:
-        versions.check(other)
+        versions.check(stage)
 
     (line,) = str(refused.value).splitlines()
-    assert f"{other}: {name}==0.1, but {found} is installed; allowed: " in line
+    path = {"check_params": "constraints.txt", "tune": "data/versions.json"}[stage]
+    assert line.startswith(f"{path}: {name}==0.1, but {found} is installed; allowed: ")
 
 
-def test_a_version_that_is_not_pinned_is_refused(tmp_path: Path) -> None:
-    other = tmp_path / "constraints.txt"
-    other.write_text(CONSTRAINTS.read_text().replace("torch==", "# torch=="))
+def test_a_version_that_is_not_pinned_is_refused() -> None:
+    Path("constraints.txt").write_text(CONSTRAINTS.replace("torch==", "# torch=="))
 
-    with pytest.raises(UserError, match=r"no line torch==<version>"):
-        versions.check(other)
+    with pytest.raises(UserError, match=r"^constraints\.txt: no line torch==<version>$"):
+        versions.check("check_params")
 
 
 def test_a_build_of_the_pinned_version_is_the_pinned_version(

@@ -1,0 +1,361 @@
+"""Variants of the parameters: what an experiment changes and runs, and the way back from it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from processes import Run, go_back, left_behind
+from project import Project, set_params, stage_outputs
+
+# The stages that read the rank, or what follows from it.
+READERS = {"check_params", "tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"}
+
+
+def experiment(project: Project, *changes: str, **environment: str) -> tuple[set[str], set[str]]:
+    """The stages that an experiment ran, and those whose former results DVC restored."""
+    options = [option for change in changes for option in ("-S", change)]
+    output = project.dvc("exp", "run", *options, **environment).stdout
+    return (
+        set(re.findall(r"^Running stage '([^']+)'", output, re.MULTILINE)),
+        set(re.findall(r"^Stage '([^']+)' is cached - skipping run", output, re.MULTILINE)),
+    )
+
+
+def changed_lines(project: Project) -> tuple[int, int]:
+    """The lines of params.yaml that are not the committed ones: added, and deleted."""
+    numbers = project.run("git", "diff", "--numstat", "params.yaml").stdout.split()[:2]
+    added, deleted = map(int, numbers or (0, 0))
+    return added, deleted
+
+
+@pytest.fixture
+def variant(at_10: Project, tmp_path: Path) -> Project:
+    """A copy of the project after an experiment with rank 10, to be changed."""
+    return at_10.copy(tmp_path / "variant")
+
+
+def test_an_experiment_changes_the_lines_of_its_parameters_alone(
+    variant: Project, finished: Project
+) -> None:
+    params = variant.folder / "params.yaml"
+    before = (finished.folder / "params.yaml").read_text()
+    assert changed_lines(variant) == (1, 1)
+    assert params.read_text() == before.replace("\nrank: tuned\n", "\nrank: 10\n")
+
+    experiment(variant, "compare.margin=0.5", "tune.rank.low=2")
+
+    assert changed_lines(variant) == (3, 3)
+    for old, new in (("rank: tuned", "rank: 10"), ("low: 1\n", "low: 2\n"), ("0.01\n", "0.5\n")):
+        assert before.count(old) == 1
+        before = before.replace(old, new)
+    assert params.read_text() == before
+
+
+def test_a_variant_that_was_computed_is_restored(variant: Project, finished: Project) -> None:
+    at_10 = variant.read()
+
+    assert experiment(variant, "rank=tuned") == (set(), READERS)
+    assert variant.read() == finished.read()
+    assert variant.run("git", "status", "--porcelain").stdout == ""
+
+    assert experiment(variant, "rank=10") == (set(), READERS)
+    assert variant.read() == at_10
+
+
+@pytest.mark.slow
+def test_null_still_means_tuned(variant: Project, finished: Project) -> None:
+    # DVC compares parameters as they are written: the search runs, and finds the same.
+    ran, restored = experiment(variant, "rank=null")
+
+    assert ran == {"check_params", "tune_lrg_adam"}
+    assert restored == READERS - ran
+    assert variant.read() == finished.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_fresh_clone_restores_the_committed_results_once_it_has_committed_them_to_dvc(
+    finished: Project, tmp_path: Path, committed: bool
+) -> None:
+    subprocess.run(["git", "clone", "-q", finished.folder, tmp_path / "clone"], check=True)
+    clone = Project(tmp_path / "clone")
+    # What is in Git is not made again.
+    trainings = {"final_train@adam", "final_train@lrg_adam"}
+    assert set(clone.ran("repro")) == {"check_params", "fetch_data"} | trainings
+    if committed:
+        clone.dvc("commit", "-f", "dvc.yaml")
+    assert clone.read() == finished.read()
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+    experiment(clone, "rank=10")
+    ran, restored = experiment(clone, "rank=tuned")
+
+    # What the clone never computed, and DVC was not told to keep, runs once more.
+    assert ran == (set() if committed else {"tune_lrg_adam", "compare", "plot"})
+    assert restored == READERS - ran
+    assert clone.read() == finished.read()
+    assert experiment(clone, "rank=10") == (set(), READERS)
+
+
+MISTAKES = [
+    ("rank=ten", r"params\.yaml: rank = 'ten'; allowed: tuned, or a whole number from 1 "),
+    ("rank=500", r"params\.yaml: rank = 500; allowed: at most 21 \(the side of the gradient "),
+    ("model.name=nothing", r"params\.yaml: model\.name = 'nothing'; allowed: .*: cnn, .*, mlp$"),
+    ("data.name=nothing", r"params\.yaml: data\.name = 'nothing'; allowed: .*: digits, mnist1d$"),
+    ("rank=true", r"params\.yaml: rank = True; allowed: tuned, or "),
+    ("+new=1", r"params\.yaml: unknown key new = 1; allowed in its place: seed, rank, "),
+    ("+tune.new=1", r"params\.yaml: unknown key tune\.new = 1; allowed in its place: "),
+    ("+model.new=1", r"unknown key params\.yaml: model\.new; allowed: hidden, name and "),
+    ("training.batch_size=100000", r"params\.yaml: training\.batch_size = 100000; allowed: at "),
+    ("tune.lr.high=1e-5", r"params\.yaml: tune\.lr = \{.*\}; allowed: low below high$"),
+    ("data.train=4000", r"params\.yaml: data: mnist1d refuses: data\.train = 4000 and "),
+    ("model.hidden=[64,x]", r"params\.yaml: model\.hidden = 'x'; allowed: a list of 1 to 8 "),
+    ("model.name=../mlp", r"params\.yaml: model\.name = '\.\./mlp'; allowed: the name of a mod"),
+]
+OFTEN = ("rank=ten", "data.name=nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        pytest.param(change, line, marks=() if change in OFTEN else pytest.mark.slow)
+        for change, line in MISTAKES
+    ],
+)
+def test_a_mistake_ends_an_experiment_before_any_result_is_touched(
+    project: Project, change: str, line: str
+) -> None:
+    before = project.read()
+
+    failed = project.dvc("exp", "run", "-S", change, check=False)
+
+    assert failed.returncode != 0
+    assert re.findall("Running stage '([^']+)'", failed.stdout) == ["check_params"]
+    (error,) = [text for text in failed.stderr.splitlines() if text.startswith("error: ")]
+    assert re.match(line, error.removeprefix("error: "))
+    assert "Traceback" not in failed.stderr
+    assert {path: (project.folder / path).read_bytes() for path in before} == before
+    # Git tells a change of as many characters by its time, which may be that of its index.
+    (project.folder / "params.yaml").touch()
+    assert project.run("git", "status", "--porcelain").stdout == " M params.yaml\n"
+    assert project.run("git", "branch", "--show-current").stdout == "main\n"
+    go_back(project)
+    assert project.ran("repro") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "not_run"),
+    [
+        (["model.name=cnn"], {"fetch_data"}),
+        (["model.name=logistic", "rank=5"], {"fetch_data"}),
+        (["model.hidden=[64,32]"], {"fetch_data"}),
+        (["data.shuffle=true"], set()),
+        (["data.name=digits"], set()),
+        (["data.name=digits", "model.name=cnn"], set()),
+    ],
+)
+def test_another_network_or_data_set_needs_a_change_of_its_name_alone(
+    project: Project, finished: Project, changes: list[str], not_run: set[str]
+) -> None:
+    ran, _ = experiment(project, *changes)
+
+    assert ran == finished.stages().keys() - not_run
+    for stage in project.stages().values():
+        assert all((project.folder / path).exists() for path in stage_outputs(stage))
+    assert project.ran("repro") == []
+    go_back(project)
+    assert project.read() == finished.read()
+    assert project.ran("repro") == []
+
+
+# Longer than a test waits.
+LONG = "training.epochs=5000"
+WAYS = ["success", "failure", "interrupt", "kill"]
+
+
+def end(project: Project, way: str, *changes: str) -> None:
+    """Run an experiment, in another process group, to one of four ends."""
+    # To a stage that is told to use no process, a failure when it has just begun.
+    workers = "0" if way == "failure" else "1"
+    long = [] if way in ("success", "failure") else [LONG]
+    options = [option for change in [*changes, *long] for option in ("-S", change)]
+    run = Run.dvc(project, "exp", "run", *options, EXPERIMENT_WORKERS=workers)
+    if long:
+        run.until(lambda: re.search(r"> python stages tune", run.output))
+        time.sleep(2)
+        run.signal(signal.SIGINT if way == "interrupt" else signal.SIGKILL)
+    code = run.wait()
+    assert (code == 0) == (way == "success"), run.output
+    assert left_behind(project) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_one_line_leads_back_from_wherever_an_experiment_has_ended(
+    project: Project, finished: Project, way: str
+) -> None:
+    end(project, way, "seed=1")
+    there = project.read()
+    if way == "success":
+        assert there.keys() == finished.read().keys()
+        assert there != finished.read()
+    else:
+        # DVC had deleted what it was about to make anew.
+        (lost,) = finished.read().keys() - there.keys()
+        assert lost in {"metrics/tune_adam.json", "metrics/tune_lrg_adam.json"}
+
+    go_back(project)
+
+    assert project.read() == finished.read()
+    committed = (finished.folder / "params.yaml").read_bytes()
+    assert (project.folder / "params.yaml").read_bytes() == committed
+    assert project.ran("repro") == []
+    # And on from there.
+    ran, _ = experiment(project, "rank=10")
+    assert ran == READERS
+    assert json.loads(project.read()["metrics/tune_lrg_adam.json"])["best"]["rank"] == 10
+    assert changed_lines(project) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_one_line_leads_back_from_an_experiment_upon_an_experiment(
+    variant: Project, finished: Project, way: str
+) -> None:
+    end(variant, way, "rank=9")
+
+    go_back(variant)
+
+    assert variant.read() == finished.read()
+    assert variant.ran("repro") == []
+
+
+@pytest.mark.slow
+def test_one_line_leads_back_from_any_moment_at_which_dvc_works_on_git(
+    finished: Project, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+    committed = (finished.folder / "params.yaml").read_bytes()
+    moved = 0
+    for number in range(30):
+        project = finished.copy(tmp_path / f"project_{number}")
+        project.run("git", "status")
+        # As many characters as before: Git may tell by nothing but the time of the change.
+        run = Run.dvc(project, "exp", "run", "-S", "seed=1")
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(rng.uniform(0.7, 3))
+        run.signal(signal.SIGKILL)
+        run.wait()
+        moved += project.run("git", "branch", "--show-current").stdout == ""
+
+        go_back(project)
+
+        assert (project.folder / "params.yaml").read_bytes() == committed
+        assert project.read() == finished.read()
+    assert moved > 0
+
+
+@pytest.mark.parametrize("way", ["failure", pytest.param("kill", marks=pytest.mark.slow)])
+def test_the_former_parameters_bring_back_the_former_results(
+    project: Project, finished: Project, way: str
+) -> None:
+    params = project.folder / "params.yaml"
+    before = params.read_text()
+    set_params(params, {"rank": 10} if way == "failure" else {"rank": 10, "training.epochs": 5000})
+    run = Run.dvc(project, "repro", EXPERIMENT_WORKERS="0" if way == "failure" else "1")
+    if way == "kill":
+        run.until(lambda: "> python stages tune" in run.output)
+        time.sleep(2)
+        run.signal(signal.SIGKILL)
+    assert run.wait() != 0
+    assert left_behind(project) == []
+    assert len(finished.read()) - len(project.read()) == 1
+    params.write_text(before)
+
+    assert project.ran("repro") == []
+
+    assert project.read() == finished.read()
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_an_experiment_is_shared_with_its_results(finished: Project, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.git"
+    subprocess.run(["git", "clone", "-q", "--bare", finished.folder, bare], check=True)
+
+    def clone(name: str) -> Project:
+        subprocess.run(["git", "clone", "-q", bare, tmp_path / name], check=True)
+        return Project(tmp_path / name)
+
+    mine = clone("mine")
+    mine.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    mine.commit("A remote")
+    mine.run("git", "push", "-q")
+    mine.dvc("repro")
+    mine.dvc("push")
+    mine.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
+    mine.dvc("exp", "push", "origin", "rank-10")
+
+    yours = clone("yours")
+    yours.dvc("pull")
+    assert yours.ran("repro") == []
+    assert yours.read() == finished.read()
+    yours.dvc("exp", "pull", "origin", "rank-10")
+    yours.dvc("exp", "apply", "rank-10")
+    assert yours.read() == mine.read()
+    assert yours.ran("repro") == []
+    go_back(yours)
+    assert yours.read() == finished.read()
+
+
+@pytest.mark.slow
+def test_a_cache_in_common_restores_what_another_clone_has_computed(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.dvc("config", "cache.dir", str(tmp_path / "cache"))
+    project.commit("A cache in common")
+    project.run("git", "clone", "-q", project.folder, tmp_path / "mine")
+    project.run("git", "clone", "-q", project.folder, tmp_path / "yours")
+    mine, yours = Project(tmp_path / "mine"), Project(tmp_path / "yours")
+    mine.dvc("repro")
+    mine.dvc("commit", "-f", "dvc.yaml")
+    experiment(mine, "rank=10")
+
+    assert yours.ran("repro") == []
+    assert experiment(yours, "rank=10") == (set(), READERS)
+    assert yours.read() == mine.read()
+    assert experiment(yours, "rank=tuned") == (set(), READERS)
+    assert yours.read() == finished.read()
+
+
+@pytest.mark.slow
+def test_a_pushed_run_cache_is_a_list_of_runs_without_their_results(
+    finished: Project, tmp_path: Path
+) -> None:
+    """DVC 3.67 pushes no results with it: should that change, the pages are to say so."""
+    project = finished.copy(tmp_path / "project")
+    project.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    project.commit("A remote")
+    experiment(project, "rank=10")
+    project.dvc("push", "--run-cache")
+    subprocess.run(["git", "clone", "-q", project.folder, tmp_path / "clone"], check=True)
+    clone = Project(tmp_path / "clone")
+    clone.dvc("pull", "--run-cache", "--allow-missing")
+    assert list(clone.folder.glob(".dvc/cache/runs/*/*/*"))
+
+    ran, _ = experiment(clone, "rank=10")
+
+    assert {"tune_lrg_adam", "compare", "plot"} <= ran
+    lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())
+    assert lock == yaml.safe_load((project.folder / "dvc.lock").read_text())
