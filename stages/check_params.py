@@ -12,12 +12,12 @@ def main() -> None:
     files.write_json(versions.LISTED_FILE, {"versions": versions.pinned()})
     params = read_params()
     dataset, _ = data.load(params.data, params.seed)
-    rows = len(dataset.train.y)
-    network = build(params.model.name, params.model.options, dataset.inputs, dataset.classes)
+    train = dataset.train
+    network = build(params.model.name, params.model.options, train.inputs, train.classes)
     side = network.matrix_side
     matrix = f"the side of the gradient matrix of the {params.model.name} on {params.data.name}"
     limits = {
-        "training.batch_size": (params.training.batch_size, rows, "the training samples"),
+        "training.batch_size": (params.training.batch_size, len(train.y), "the training samples"),
         "rank": (params.rank, side, matrix),
         "tune.rank.low": (params.tune.rank.low, side - 1, f"below {matrix}"),
         "tune.rank.high": (params.tune.rank.high, side, matrix),

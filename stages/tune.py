@@ -43,7 +43,7 @@ def main(optimizer: str) -> None:
     params = read_params()
     dataset = Dataset.read(params.data.name)
     setting = Setting.of(params, optimizer, {}, purpose="tune")
-    space, fixed = search_space(optimizer, params, setting.network(dataset).matrix_side)
+    space, fixed = search_space(optimizer, params, setting.network(dataset.train).matrix_side)
     work = Work(
         f"tune_{optimizer}", dataset, device=params.device, total=params.tune.trials, unit="trial"
     )

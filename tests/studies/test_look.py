@@ -25,7 +25,7 @@ def samples() -> Samples:
     )
 
 
-NETWORK = SETTING.network(samples())
+NETWORK = SETTING.network(samples().train)
 
 
 def batch_gradients(first: int, size: int) -> torch.Tensor:
@@ -123,12 +123,6 @@ def test_fresh_samples_stand_for_the_population_and_are_not_trained_on() -> None
     of_fresh = {name for name in found if "fresh" in name} | {"cosine_permuted", "step_cosine"}
     for name, values in found.items():
         assert torch.equal(values, other[name]) == (name not in of_fresh), name
-
-
-def test_samples_have_as_many_classes_as_the_training_samples() -> None:
-    given = samples()
-    few = given._replace(train=Split(given.train.x, given.train.y % 7))
-    assert (few.inputs, few.classes) == (40, 7)
 
 
 def test_look_has_an_entry_for_each_batch_and_one_of_retention() -> None:

@@ -425,7 +425,7 @@ one = ArmTraining(
     hyperparameters={given},
 )
 setting = arm.settings(params, one)[0]
-network = setting.network(arm.read_data(params, False, ""))
+network = setting.network(arm.read_data(params, False, "").train)
 optimizer.check(one.optimizer, setting.hyperparameters, network, "arm")
 print(len(os.listdir("/proc/self/task")))
 """

@@ -44,7 +44,7 @@ class Problem:
     def __init__(
         self, data: Dataset, side: int, *, models: int, gradients: int, warm_up: int
     ) -> None:
-        self.network = largest(data.inputs, data.classes, side)
+        self.network = largest(data.train.inputs, data.train.classes, side)
         self.side = self.network.matrix_side
         self.models = models
         self._x, self._y = map(torch.from_numpy, data.train)

@@ -20,6 +20,16 @@ class Split(NamedTuple):
     x: NDArray[np.float32]
     y: NDArray[np.int64]
 
+    @property
+    def inputs(self) -> int:
+        """Numbers per sample."""
+        return self.x.shape[1]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; training samples have each of them."""
+        return int(self.y.max()) + 1
+
 
 class Dataset(NamedTuple):
     """The three parts of the data; `test` is for the final training alone."""
@@ -28,25 +38,13 @@ class Dataset(NamedTuple):
     validation: Split
     test: Split
 
-    @property
-    def inputs(self) -> int:
-        """Numbers per sample."""
-        return self.train.x.shape[1]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; the training samples have each of them."""
-        return int(self.train.y.max()) + 1
-
     @classmethod
     def read(cls, name: str) -> Self:
         """Read the file that the stage fetch_data writes; a damaged one raises UserError."""
         path = data_file(name)
-        arrays = files.read_arrays(path)
-        try:
-            read = cls(*(Split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in cls._fields))
-        except KeyError as missing:
-            raise UserError(f"{path}: no array {missing}; `dvc repro -f fetch_data`") from None
+        names = [f"{axis}_{part}" for part in cls._fields for axis in Split._fields]
+        x_and_y = iter(_arrays(path, *names))
+        read = cls(*map(Split, x_and_y, x_and_y))
         _check(read, f"{path}: ")
         return read
 
@@ -67,7 +65,15 @@ def data_file(name: str) -> Path:
 
 def title(name: str) -> str:
     """The name of the data set in figures."""
-    return str(files.read_arrays(data_file(name))["title"])
+    (found,) = _arrays(data_file(name), "title")
+    return str(found)
+
+
+def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
+    arrays = files.read_arrays(path)
+    if missing := [name for name in names if name not in arrays]:
+        raise UserError(f"{path}: no array {missing[0]!r}; `dvc repro -f fetch_data`")
+    return [arrays[name] for name in names]
 
 
 def load(given: Data, seed: int) -> tuple[Dataset, str]:

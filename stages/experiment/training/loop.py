@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,18 +21,6 @@ from experiment.training.optimizer import Hyperparameters
 from experiment.training.work import Result
 
 WEIGHTS = "weights."  # prefix of the names of weights in a result
-
-
-class Facts(Protocol):
-    """What a network has to know about the data."""
-
-    @property
-    def inputs(self) -> int:
-        """Numbers per sample."""
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +60,8 @@ class Setting:
             purpose=purpose,
         )
 
-    def network(self, data: Facts) -> Network:
-        """The network that is trained on the data."""
+    def network(self, data: Split) -> Network:
+        """The network that is trained on the training samples."""
         return build(self.model, self.options, data.inputs, data.classes)
 
 
@@ -171,7 +159,7 @@ def train_curves(data: Dataset, group: Group) -> Result:
         if `train_curve` is false; and the last weights, see `taken_apart`.
 
     """
-    network, epochs = group.setting.network(data), group.setting.epochs
+    network, epochs = group.setting.network(data.train), group.setting.epochs
     replicates = range(group.first, group.first + group.size)
     curves: dict[str, list[Tensor]] = defaultdict(list)
     trained = progress.bar(
@@ -204,7 +192,7 @@ def train_group(data: Dataset, group: Group) -> Result:
     weights = {
         name: weight.to(group.setting.device) for name, weight in taken_apart(result)[0].items()
     }
-    test = evaluate(group.setting.network(data), weights, data.test)
+    test = evaluate(group.setting.network(data.train), weights, data.test)
     return {**result, "test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
 
 

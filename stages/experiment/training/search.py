@@ -46,7 +46,7 @@ class TrialTask:
 
 def evaluate_trial(data: Dataset, task: TrialTask) -> Result:
     """Validation loss (R,) of every replicate after the last epoch. The test set is not used."""
-    network = task.setting.network(data)
+    network = task.setting.network(data.train)
     epochs = train(task.setting, network, data.train, range(task.replicates))
     for weights in progress.bar(
         epochs, total=task.setting.epochs + 1, unit="epoch", desc=f"{task.setting.hyperparameters}"

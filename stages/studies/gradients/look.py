@@ -41,16 +41,6 @@ class Samples(NamedTuple):
     train: Split
     fresh: Split
 
-    @property
-    def inputs(self) -> int:
-        """Numbers per sample."""
-        return self.train.x.shape[1]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return int(self.train.y.max()) + 1
-
 
 @dataclass(frozen=True)
 class Look:
@@ -174,7 +164,7 @@ def look(data: Samples, task: Look) -> Result:
     found: dict[str, list[Tensor]] = defaultdict(list)
     moments = Moments(task.ranks)
     replicates = range(task.first, task.first + task.size)
-    network = task.setting.network(data)
+    network = task.setting.network(data.train)
     orders = _orders(task, network)
     trained = train(task.setting, network, data.train, replicates, moments.step)
     for epoch, weights in enumerate(trained):

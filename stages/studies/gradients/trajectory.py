@@ -140,7 +140,7 @@ def main(arm: str, *words: str) -> None:
     fresh = mnist1d.fresh(given.fresh_samples, seed)
     dataset = Dataset.read(params.data.name)
     samples = Samples(dataset.train, mnist1d.shuffled(fresh) if params.data.shuffle else fresh)
-    side = tasks[0].setting.network(dataset).matrix_side
+    side = tasks[0].setting.network(dataset.train).matrix_side
     spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 

@@ -102,7 +102,7 @@ def _final(
         epochs=task.epochs,
         batch_size=task.batch_size,
     )
-    network = setting.network(data)
+    network = setting.network(data.train)
     scores = [
         evaluate(network, weights, data.validation)
         for weights in train(setting, network, _first(data, training.samples), [task.sampler])
@@ -141,7 +141,7 @@ def _search(data: Dataset, task: Protocol, optimizer: str, space: Space) -> dict
     for number in range(task.trials):
         trial = study.ask(dict(space))
         setting = _setting(task, optimizer, trial.params, f"trial {number}")
-        network = setting.network(data)
+        network = setting.network(data.train)
         losses = [
             float(evaluate(network, weights, rows).loss)
             for weights in train(setting, network, rows, [task.sampler])

@@ -157,7 +157,8 @@ def main(*words: str) -> None:
         "published": (published, tuple(given.training_samples)),
         "offline": (offline, (len(train.y),)),
     }
-    side = build("mlp", {"hidden": given.hidden}, published.inputs, published.classes).matrix_side
+    rows = published.train
+    side = build("mlp", {"hidden": given.hidden}, rows.inputs, rows.classes).matrix_side
     if given.rank.high > side:
         raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
     tables = []

@@ -95,7 +95,7 @@ def main(output: str, *words: str) -> None:
     params = shared.read()
     dataset = read_data(params, arm.shuffle, f"arm {name}")
     candidates = settings(params, arm)
-    network = candidates[0].network(dataset)
+    network = candidates[0].network(dataset.train)
     optimizer.check(arm.optimizer, candidates[0].hyperparameters, network, f"arm {name}: train")
     tuning = [groups(setting, arm.tuning_replicates, arm.group) for setting in candidates]
     total = sum(map(len, tuning)) + len(groups(candidates[0], arm.replicates, arm.group))

@@ -35,7 +35,7 @@ def test_the_digits_are_three_parts(split: Dataset) -> None:
     for x, y in split:
         assert (x.dtype, y.dtype, y.shape) == (np.float32, np.int64, (len(x),))
         assert np.isfinite(x).all()
-    assert (split.inputs, split.classes) == (64, 10)
+    assert (split.train.inputs, split.train.classes) == (64, 10)
     assert data.load(given("digits"), seed=0)[1] == "digits"
 
 

@@ -106,11 +106,11 @@ def brought(create: Callable[..., object], **options: object) -> Network:
     """What `build` makes of a module of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rooms, "module", lambda *_: SimpleNamespace(create=create))
-        return build("brought", options, DATA.inputs, DATA.classes)
+        return build("brought", options, DATA.train.inputs, DATA.train.classes)
 
 
 def directly(create: Callable[[int, int], nn.Module]) -> ModuleNetwork:
-    return ModuleNetwork(lambda: create(DATA.inputs, DATA.classes))
+    return ModuleNetwork(lambda: create(DATA.train.inputs, DATA.train.classes))
 
 
 def trained(network: Network, replicates: range, setting: Setting = SETTING) -> list[dict]:
@@ -124,7 +124,7 @@ def trained(network: Network, replicates: range, setting: Setting = SETTING) -> 
 def alone(create: Callable[[int, int], nn.Module], network: Network, replicate: int) -> nn.Module:
     """The module trained as anyone would train it: a loop and one optimizer."""
     drawn = network.initial_weights([stream(SETTING.seed, SETTING.purpose, replicate, "weights")])
-    module = create(DATA.inputs, DATA.classes)
+    module = create(DATA.train.inputs, DATA.train.classes)
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             tensor.copy_(drawn[name][0])
@@ -178,7 +178,7 @@ def test_samples_of_each_replicate_or_for_all(name: str) -> None:
     weights = network.initial_weights([np.random.default_rng(r) for r in range(3)])
     x = torch.from_numpy(DATA.train.x[:5])
     shared, each = network.logits(weights, x), network.logits(weights, x.expand(3, 5, -1))
-    assert shared.shape == (3, 5, DATA.classes)
+    assert shared.shape == (3, 5, DATA.train.classes)
     torch.testing.assert_close(shared, each)
     assert not torch.allclose(shared[0], shared[1], atol=1e-3)
 
@@ -204,7 +204,7 @@ def test_initial_weights_are_those_that_the_module_draws(name: str) -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.default_rng(1).integers(2**63)))
-        module = MODULES[name](DATA.inputs, DATA.classes)
+        module = MODULES[name](DATA.train.inputs, DATA.train.classes)
 
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         assert torch.equal(drawn[key][0], tensor)

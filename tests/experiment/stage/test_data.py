@@ -33,7 +33,7 @@ def test_what_is_written_is_read() -> None:
 
     assert data.data_file("some") == FILE
     assert data.title("some") == "Some data"
-    assert (found.inputs, found.classes) == (7, 3)
+    assert (found.train.inputs, found.train.classes) == (7, 3)
     for part, split in zip(parts, found, strict=True):
         for expected, array in zip(part, split, strict=True):
             assert array.dtype == expected.dtype

@@ -40,7 +40,7 @@ def samples(count: int, seed: int = 0) -> Split:
 
 
 DATA = Dataset(train=samples(40, 1), validation=samples(20, 2), test=samples(30, 3))
-NETWORK = SETTING.network(DATA)
+NETWORK = SETTING.network(DATA.train)
 
 
 def last(setting: Setting, replicates: range) -> dict[str, torch.Tensor]:
