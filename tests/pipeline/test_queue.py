@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
+from collections import Counter
 
 import psutil
 import pytest
@@ -22,13 +24,11 @@ def training(project: Project) -> int:
     )
 
 
-@pytest.mark.slow
-def test_a_sweep_over_ranks_and_seeds_keeps_to_the_cores_and_gives_what_single_runs_give(
-    project: Project,
-) -> None:
-    project.dvc("exp", "run", "--queue", "-S", "rank=3,7", "-S", "seed=0,5")
+def sweep(project: Project, *, jobs: int, ranks: str, seeds: str) -> int:
+    """Queue four experiments and run them all; the most processes that trained at once."""
+    project.dvc("exp", "run", "--queue", "-S", f"rank={ranks}", "-S", f"seed={seeds}")
     # Its workers keep its output open: whoever waits for the end of that waits for theirs.
-    start = Run.dvc(project, "queue", "start", "-j", "2", EXPERIMENT_WORKERS="1")
+    start = Run.dvc(project, "queue", "start", "-j", str(jobs), EXPERIMENT_WORKERS="1")
 
     deadline = time.monotonic() + 500
     most = 0
@@ -42,8 +42,29 @@ def test_a_sweep_over_ranks_and_seeds_keeps_to_the_cores_and_gives_what_single_r
     assert start.wait() == 0, start.output
 
     assert state.count("Success") == 4, state
-    assert most == 2
     assert left_behind(project) == []
+    return most
+
+
+@pytest.mark.slow
+def test_one_after_another_experiments_share_the_stages_of_adam(project: Project) -> None:
+    assert sweep(project, jobs=1, ranks="3,7", seeds="5,6") == 1
+
+    names = re.findall(
+        r"^\w+ +(\S+) .*Success", project.dvc("queue", "status").stdout, re.MULTILINE
+    )
+    logs = [project.dvc("queue", "logs", name).stdout for name in names]
+    assert len(logs) == 4
+    ran = Counter(re.findall(r"Running stage '([^']+)'", "\n".join(logs)))
+    assert (ran["tune_adam"], ran["final_train@adam"]) == (2, 2)  # for each seed
+    assert (ran["tune_lrg_adam"], ran["final_train@lrg_adam"]) == (4, 4)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_ranks_and_seeds_keeps_to_the_cores_and_gives_what_single_runs_give(
+    project: Project,
+) -> None:
+    assert sweep(project, jobs=2, ranks="3,7", seeds="0,5") == 2
     table = project.dvc("exp", "show", "--csv").stdout
     rows = [row for row in csv.DictReader(io.StringIO(table)) if row["rev"] != "workspace"]
     shown = {(row["rank"], row["seed"]): row for row in rows if row["Experiment"]}
