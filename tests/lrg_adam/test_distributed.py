@@ -42,10 +42,7 @@ def same_on_both(tensor: Tensor) -> bool:
 def replicas(rank: int) -> None:
     for method in METHODS:
         model = nn.parallel.DistributedDataParallel(network(), gradient_as_bucket_view=True)
-        write_back = "inplace" if method == "gram" else "rebind"
-        optimizer = LRGAdam(
-            model.parameters(), lr=0.01, rank=3, method=method, write_back=write_back
-        )
+        optimizer = LRGAdam(model.parameters(), lr=0.01, rank=3, method=method)
         for step in range(5):
             optimizer.zero_grad()
             model(batch(2 * step + rank)).square().sum().backward()
@@ -151,8 +148,7 @@ def placements(_: int) -> None:
     across = [*layout[:-1], ((3, 5), Shard(1))]
     stack = [((2, 3, 5), Shard(0)), ((2, 4), Replicate())]
     cases = [  # the last: how many gradients are gathered
-        (line, layout, {"write_back": "rebind"}, 0),
-        (line, layout, {"write_back": "inplace"}, 0),
+        (line, layout, {}, 0),
         (line, layout, {"tolerance": 0.1}, 8),
         (line, layout, {"diagnostics": True}, 8),
         (line, across, {}, 8),

@@ -157,7 +157,6 @@ def test_signature_extends_adams() -> None:
         ({"method": "qr"}, "Invalid method: qr"),
         ({"scope": "layer"}, "Invalid scope: layer"),
         ({"nonfinite": "ignore"}, "Invalid nonfinite: ignore"),
-        ({"write_back": "none"}, "Invalid write_back: none"),
         ({"batch_dims": -1}, "Invalid batch_dims: -1"),
         ({"batch_dims": 2}, "Invalid batch_dims: 2 for a parameter of shape"),
         ({"oversampling": -1}, "Invalid oversampling: -1"),
@@ -474,19 +473,6 @@ def test_sparse_and_complex_gradients_are_refused() -> None:
     p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match="does not support complex gradients"):
         LRGAdam([p], rank=1).step()
-
-
-def test_write_back() -> None:
-    for write_back in ("rebind", "inplace"):
-        model = network()
-        loss_of(model).backward()
-        grads = [p.grad for p in model.parameters()]
-        versions = [g._version for g in grads]
-        LRGAdam(model.parameters(), rank=2, write_back=write_back).step()
-        same = [p.grad is g for p, g in zip(model.parameters(), grads, strict=True)]
-        assert all(same) if write_back == "inplace" else not any(same)
-        untouched = [g._version == v for g, v in zip(grads, versions, strict=True)]
-        assert all(untouched) == (write_back == "rebind")
 
 
 def test_differentiable_follows_the_projection() -> None:
