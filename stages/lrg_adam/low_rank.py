@@ -7,9 +7,9 @@ The best approximation needs no left singular vectors: it is ``(G V) V^T``, wher
 ``k`` leading right singular vectors of ``G`` (Eckart and Young, 1936). Any other orthonormal ``V``
 still gives a contraction, so an inexact basis costs captured energy and nothing else.
 
-If a matrix has a NaN or infinite entry, or if its approximation has a norm beyond the range of its
-dtype, the approximation is NaN throughout. Otherwise it is finite throughout. The other matrices in
-its stack are not affected.
+If a matrix has a NaN or infinite entry, or its norm is so large that its approximation might
+overflow, the approximation is NaN throughout. Otherwise it is finite throughout. The other matrices
+in its stack are not affected.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,6 @@ _EXACT = 4
 
 # Bound on the rounding error in a sum of Gram eigenvalues, in units of eps times the energy.
 _EIGENVALUES = 32
-
-# How far from optimal float32 eigenvectors may be estimated to lead, in the units of _EXACT.
-_ALLOWED = 16
 
 # Squared norms for which float32 holds every square that matters. float64 holds any float32 square.
 _SQUARES = (1e-25, 1e30)
@@ -73,10 +70,10 @@ def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
     r"""Best approximation from the leading eigenvectors of the Gram matrix ``C = G^T G``.
 
     The result is exact to float32 rounding: as with a float32 SVD, the error exceeds the smallest
-    possible, :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. A search over
-    spectra, sizes and ranks found at worst TODO ``eps``. Rounding moves the eigenvectors, which
-    costs energy. Where the eigenvalues tell that the loss may matter, see :func:`_uncertain`, or
-    float32 cannot hold the squares, ``C`` is formed and decomposed again in float64. A float64
+    possible, :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. The worst
+    that a search over spectra, sizes and ranks found is 12 ``eps``. Rounding ``C`` moves its
+    eigenvectors, which costs energy. Where the eigenvalues tell that the loss may matter, see :func:`_uncertain`,
+    or float32 cannot hold the squares, ``C`` is formed and decomposed again in float64. A float64
     matrix has no wider type and goes to :func:`svd`.
 
     If ``k`` is small and the matrix large, a filtered subspace iteration finds the eigenvectors in
@@ -182,7 +179,7 @@ def ritz_factors(
     v = basis
     for iteration in range(iterations):
         if iteration > 0:
-            v = _normalized(v)
+            v = _normalized(v, _lengths(v))
         q = torch.linalg.qr(times(v)).Q
         v = transposed_times(q)
     # Rotate the r directions to sort them by energy and keep the k best. Subspace iteration on the
@@ -195,11 +192,12 @@ def ritz_factors(
     rotation = torch.linalg.qr(small.take_along_dim(order, -1)).Q
     rotation = torch.linalg.qr(small @ rotation).Q.to(v.dtype)
     v = v @ rotation
-    right = v[..., :k]
-    left = _bounded(q @ rotation[..., :k], right)
     lengths = _lengths(v)
-    usable = (lengths > 0) & lengths.isfinite() & left[..., :1, :1].isfinite()
-    return left, right, _normalized(v).where(usable, basis)
+    # No entry of the product is larger than this sum, because the columns of L are orthonormal.
+    finite = lengths.sum(-1, keepdim=True) < torch.finfo(v.dtype).max
+    left = (q @ rotation[..., :k]).where(finite, torch.nan)
+    new_basis = _normalized(v, lengths).where(finite & (lengths > 0), basis)
+    return left, v[..., :k], new_basis
 
 
 def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:
@@ -348,13 +346,15 @@ def smallest_error(matrix: Tensor, k: int) -> Tensor:
         finite.
 
     """
-    norm = _norm(matrix)
-    unit = matrix / norm.where(norm > 0, 1)[..., None, None]
-    unit = unit.nan_to_num(0, 0, 0).to(matrix.dtype)
+    norm = _norm(matrix).to(matrix.dtype).clamp(min=torch.finfo(matrix.dtype).tiny)
+    unit = (matrix / norm[..., None, None]).nan_to_num_(0, 0, 0)  # so that squares do not overflow
+    energy = _norm(unit).square()
     c = unit @ unit.mT if matrix.shape[-1] > matrix.shape[-2] else unit.mT @ unit
+    del unit
     kept: Tensor = torch.linalg.eigvalsh(c)[..., -k:].sum(-1, dtype=torch.float64)
-    left_out = 1 - kept - _EIGENVALUES * torch.finfo(matrix.dtype).eps
-    return norm.nan_to_num(0, 0, 0) * left_out.clamp(min=0).sqrt()
+    rounding = _EIGENVALUES * torch.finfo(matrix.dtype).eps
+    left_out = energy * (1 - rounding) - kept
+    return norm.double().nan_to_num(0, 0, 0) * left_out.clamp(min=0).sqrt()
 
 
 def excess_error(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
@@ -384,7 +384,7 @@ def _allowed_error(
 
 
 def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
-    r"""Where rounding may have cost the ``k`` leading eigenvectors more than ``_ALLOWED`` allows.
+    r"""Where rounding is likely to have made the ``k`` leading eigenvectors worse than ``_EXACT``.
 
     Rounding adds a matrix with entries of about :math:`\varepsilon = \mathrm{eps} \, \lambda_1` to
     ``C``. To second order this turns eigenvector ``i`` towards ``j`` by the angle
@@ -399,12 +399,12 @@ def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
         energy: ``(...)``, their sum.
 
     """
-    noise = (torch.finfo(values.dtype).eps * values[..., -1:])[..., None]
-    gaps = values[..., -k:, None] - values[..., None, :-k]
-    loss = (noise * (noise / gaps).clamp(max=1)).sum((-2, -1))
     eps = torch.finfo(values.dtype).eps
+    noise = eps * values[..., -1]
+    gaps = values[..., -k:, None] - values[..., None, :-k]
+    loss = noise * gaps.reciprocal_().mul_(noise[..., None, None]).clamp_(max=1).sum((-2, -1))
     left_out = energy * (1 - _EIGENVALUES * eps) - values[..., -k:].sum(-1)
-    allowed = 2 * _ALLOWED * eps * energy.sqrt() * left_out.clamp(min=0).sqrt()
+    allowed = 2 * _EXACT * eps * energy.sqrt() * left_out.clamp(min=0).sqrt()
     return ~(loss <= allowed)  # True for NaN
 
 
@@ -458,14 +458,12 @@ def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tenso
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """``L R^T``, see :func:`_bounded`; ``out`` may be any contiguous tensor of that shape."""
-    return torch.matmul(_bounded(left, right), right.mT, out=out)
+    """``L R^T`` for orthonormal columns of ``R``; NaN if the norm of ``L`` overflows.
 
-
-def _bounded(left: Tensor, right: Tensor) -> Tensor:
-    """``L``, or NaN if ``L R^T`` might overflow: no entry exceeds the product of the norms."""
-    bound = (_norm(left) * _norm(right))[..., None, None]
-    return left.where(bound < torch.finfo(left.dtype).max, torch.nan)
+    No entry of the product exceeds that norm. ``out`` may be any contiguous tensor of its shape.
+    """
+    finite = _norm(left)[..., None, None] < torch.finfo(left.dtype).max
+    return torch.matmul(left.where(finite, torch.nan), right.mT, out=out)
 
 
 def _rounding(matrix: Tensor) -> Tensor:
@@ -473,9 +471,9 @@ def _rounding(matrix: Tensor) -> Tensor:
     return _EXACT * torch.finfo(matrix.dtype).eps * _norm(matrix)
 
 
-def _normalized(v: Tensor) -> Tensor:
-    """Scale the columns of ``v`` to length 1; zero columns stay zero."""
-    return v / _lengths(v).to(v.dtype).clamp(min=torch.finfo(v.dtype).tiny)
+def _normalized(v: Tensor, lengths: Tensor) -> Tensor:
+    """Divide the columns of ``v`` by their lengths; zero columns stay zero."""
+    return v / lengths.to(v.dtype).clamp(min=torch.finfo(v.dtype).tiny)
 
 
 def _lengths(v: Tensor) -> Tensor:

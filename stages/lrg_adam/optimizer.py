@@ -120,10 +120,14 @@ class LRGAdam(Adam):
     The limitations:
 
     - It saves no memory: it keeps the moments of Adam, and a step temporarily needs more copies of
-      the gradient, two for the approximate methods and seven or eight for the exact ones.
+      the gradient: 1.3 at most for the approximate methods, 6 with ``tolerance`` or
+      ``diagnostics``, 6 for "svd", 9 for "gram", and 14 where a tolerance falls back to that.
     - The update is not low-rank: Adam divides entry by entry after the filter, and weight decay is
       added after it too. Entries that the filter leaves near zero make ``eps`` matter more.
     - It cannot filter a gradient while ``backward`` runs, because the matrix needs all parameters.
+      Hooks that step each parameter as its gradient arrives make another optimizer of it: with an
+      optimizer for each parameter, each is a matrix of its own; with one for all, the matrix has
+      zeros for the others. Neither can be told from a wanted step, so neither is an error.
     - It does not clip. Clip before ``step``, while ``.grad`` holds the full gradient. After
       ``step`` it holds the filtered one. Without zeroing, new gradients are added to that.
 
@@ -134,6 +138,13 @@ class LRGAdam(Adam):
     of the matrix, and every iteration sums two products of ``n`` times ``rank + oversampling``
     entries across processes. The same parameters must have gradients on all processes, which raise,
     skip and step together.
+
+    Shards of other kinds are parts of parameters or of the model, which each process would filter
+    by itself. ``FullyShardedDataParallel`` is an error; use ``fully_shard``. So is ``scope="model"``
+    under ``ZeroRedundancyOptimizer``; use ``scope="parameter"``. Others cannot be told.
+
+    The options may change between steps, and are checked in each. A new ``rank`` keeps the
+    directions that "subspace" knows; a rank of ``n`` or more is Adam until it changes again.
 
     The order of the parameters defines the matrix, so a different order is a different optimizer. A
     missing gradient counts as zeros in the matrix, and its parameter does not change. As usual in
@@ -157,10 +168,10 @@ class LRGAdam(Adam):
         batch_dims (int, optional): number of leading axes, the same in every parameter, that index
             independent models, each with its own matrix. A model's filtered gradient depends on the
             other models by rounding at most, even if those are not finite (default: 0)
-        nonfinite (str, optional): what to do about NaN and infinite gradients: "raise" an error
-            that names the parameter, "skip" the step and count it in ``skipped_steps``, or
-            "propagate" NaN to their whole matrix but no other, which needs no synchronisation with
-            the device (default: "raise")
+        nonfinite (str, optional): what to do about NaN and infinite gradients, and a matrix whose
+            norm overflows: "raise" an error that names the parameter, "skip" the step and count it
+            in ``skipped_steps``, or "propagate" NaN to their whole matrix but no other, which needs
+            no synchronisation with the device (default: "raise")
         tolerance (float, optional): by how much the error of an approximate method may exceed the
             smallest possible, relative to it. Every step proves this. If the proof fails, the
             method iterates further, then falls back to "gram". The proof costs a Gram matrix and
@@ -318,6 +329,7 @@ class LRGAdam(Adam):
                 and returns the loss.
 
         Raises:
+            ValueError: if an option has changed to something that is not allowed.
             RuntimeError: if a gradient is sparse, complex or (with ``nonfinite="raise"``)
                 not finite. Parameters, gradients and state are then left unchanged.
             torch.linalg.LinAlgError: if a decomposition and its retry both fail.

@@ -257,6 +257,34 @@ def resume(rank: int) -> None:
         assert torch.equal(p.detach().full_tensor(), q.detach().full_tensor())
 
 
+def sharded_by_others(_: int) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    for use_orig_params in (False, True):
+        model = FullyShardedDataParallel(
+            network(), use_orig_params=use_orig_params, device_id=torch.device("cpu")
+        )
+        for scope in ("model", "parameter"):
+            with pytest.raises(ValueError, match="fully_shard"):
+                LRGAdam(model.parameters(), rank=2, scope=scope)
+    model = network()
+    with pytest.raises(ValueError, match="'parameter'"):
+        ZeroRedundancyOptimizer(model.parameters(), LRGAdam, rank=2)
+    # Under DDP, a parameter's filter is the same on whichever process it runs.
+    whole, model = network(), nn.parallel.DistributedDataParallel(model)
+    options = {"lr": 0.01, "rank": 1, "scope": "parameter"}
+    first = LRGAdam(whole.parameters(), **options)
+    second = ZeroRedundancyOptimizer(model.parameters(), LRGAdam, **options)
+    for step in range(3):
+        for module, optimizer in ((whole, first), (model, second)):
+            optimizer.zero_grad()
+            module(batch(step)).square().mean().backward()
+            optimizer.step()
+    for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
 def child(body: Callable, rank: int, store: str) -> None:
     try:
         os.chdir(Path(store).parent)
@@ -274,7 +302,7 @@ def child(body: Callable, rank: int, store: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork beside threads
 @pytest.mark.parametrize(
-    "body", [replicas, shards, nothing_gathered, placements, nonfinite, resume]
+    "body", [replicas, shards, nothing_gathered, placements, nonfinite, resume, sharded_by_others]
 )
 def test_two_processes(body: Callable, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
