@@ -72,9 +72,9 @@ def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
     The result is exact to float32 rounding: as with a float32 SVD, the error exceeds the smallest
     possible, :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. The worst
     that a search over spectra, sizes and ranks found is 12 ``eps``. Rounding ``C`` moves its
-    eigenvectors, which costs energy. Where the eigenvalues tell that the loss may matter, see :func:`_uncertain`,
-    or float32 cannot hold the squares, ``C`` is formed and decomposed again in float64. A float64
-    matrix has no wider type and goes to :func:`svd`.
+    eigenvectors, which costs energy. Where the eigenvalues tell that the loss may matter, see
+    :func:`_uncertain`, or float32 cannot hold the squares, ``C`` is formed and decomposed again in
+    float64. A float64 matrix has no wider type and goes to :func:`svd`.
 
     If ``k`` is small and the matrix large, a filtered subspace iteration finds the eigenvectors in
     a fraction of the time. Its result is accepted only with a proof that it is optimal for ``C``,

@@ -139,9 +139,10 @@ class LRGAdam(Adam):
     entries across processes. The same parameters must have gradients on all processes, which raise,
     skip and step together.
 
-    Shards of other kinds are parts of parameters or of the model, which each process would filter
-    by itself. ``FullyShardedDataParallel`` is an error; use ``fully_shard``. So is ``scope="model"``
-    under ``ZeroRedundancyOptimizer``; use ``scope="parameter"``. Others cannot be told.
+    Other kinds of sharding leave each process a part of the parameters or of the model, and it
+    would filter that part by itself. ``FullyShardedDataParallel`` is an error; use ``fully_shard``.
+    So is ``scope="model"`` under ``ZeroRedundancyOptimizer``; use ``scope="parameter"``. Others
+    cannot be told.
 
     The options may change between steps, and are checked in each. A new ``rank`` keeps the
     directions that "subspace" knows; a rank of ``n`` or more is Adam until it changes again.
