@@ -400,12 +400,13 @@ def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
 
     """
     eps = torch.finfo(values.dtype).eps
+    values = values / energy[..., None]
     noise = eps * values[..., -1]
     gaps = values[..., -k:, None] - values[..., None, :-k]
     loss = noise * gaps.reciprocal_().mul_(noise[..., None, None]).clamp_(max=1).sum((-2, -1))
-    left_out = energy * (1 - _EIGENVALUES * eps) - values[..., -k:].sum(-1)
-    allowed = 2 * _EXACT * eps * energy.sqrt() * left_out.clamp(min=0).sqrt()
-    return ~(loss <= allowed)  # True for NaN
+    left_out = 1 - _EIGENVALUES * eps - values[..., -k:].sum(-1)
+    allowed = (2 * _EXACT * eps) ** 2 * left_out.clamp(min=0)
+    return ~(loss.square() < allowed)  # True for NaN
 
 
 def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, Tensor, int]:

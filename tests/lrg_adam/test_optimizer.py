@@ -529,6 +529,14 @@ def test_nonfinite_steps_can_be_skipped_and_are_counted(method: str) -> None:
     assert optimizer.skipped_steps == 1
 
 
+def test_a_matrix_mixes_the_rows_of_an_embedding() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(50_000, 64)
+    embedding(torch.randperm(50_000)[:40]).square().sum().backward()
+    LRGAdam(embedding.parameters(), rank=20, method="subspace").step()
+    assert (embedding.weight.grad != 0).any(1).sum() == 1966  # as the page says
+
+
 def test_missing_gradients_are_zeros_in_the_matrix() -> None:
     model = network()
     loss_of(model).backward()
