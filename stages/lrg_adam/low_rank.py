@@ -7,8 +7,9 @@ The best approximation needs no left singular vectors: it is ``(G V) V^T``, wher
 ``k`` leading right singular vectors of ``G`` (Eckart and Young, 1936). Any other orthonormal ``V``
 still gives a contraction, so an inexact basis costs captured energy and nothing else.
 
-If a matrix has a NaN or infinite entry, its approximation is NaN throughout. The other matrices in
-its stack are not affected.
+If a matrix has a NaN or infinite entry, or its norm is so large that its approximation might
+overflow, the approximation is NaN throughout. Otherwise it is finite throughout. The other matrices
+in its stack are not affected.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# How far from optimal "exact" may be, relative to the matrix norm: float32 rounding.
-_EXACT = 4 * torch.finfo(torch.float32).eps
+# How far from optimal "exact" may be: rounding, in units of eps times the matrix norm.
+_EXACT = 4
 
 # Bound on the rounding error in a sum of Gram eigenvalues, in units of eps times the energy.
 _EIGENVALUES = 32
-
-# If less than this share of the energy is left out, float32 eigenvectors are not good enough.
-_DELICATE = 1e-4
 
 # Squared norms for which float32 holds every square that matters. float64 holds any float32 square.
 _SQUARES = (1e-25, 1e30)
@@ -55,35 +53,37 @@ def svd(matrix: Tensor, k: int) -> Approximation:
     """
     finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
 
-    def leading(g: Tensor) -> Tensor:
+    def leading(g: Tensor) -> tuple[Tensor, ...]:
         u, s, vh = torch.linalg.svd(g, full_matrices=False)
-        best: Tensor = (u[..., :k] * s[..., None, :k]) @ vh[..., :k, :]
-        return best
+        return (_product(u[..., :k] * s[..., None, :k], vh[..., :k, :].mT),)
 
-    def through_gram(g: Tensor) -> Tensor:
+    def through_gram(g: Tensor) -> tuple[Tensor, ...]:
         wide = g.double()
         v: Tensor = torch.linalg.eigh(wide.mT @ wide).eigenvectors[..., -k:]
-        return ((wide @ v) @ v.mT).to(g.dtype)
+        return (_product((wide @ v).to(g.dtype), v.to(g.dtype)),)
 
-    result, retries = _with_retry(leading, through_gram, matrix.where(finite, 0))
+    (result,), retries = _with_retry(leading, through_gram, matrix.where(finite, 0))
     return Approximation(result.where(finite, torch.nan), retries=retries)
 
 
-def gram(matrix: Tensor, k: int) -> Approximation:
+def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
     r"""Best approximation from the leading eigenvectors of the Gram matrix ``C = G^T G``.
 
     The result is exact to float32 rounding: as with a float32 SVD, the error exceeds the smallest
-    possible, :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. Rounding ``C``
-    mixes only eigenvectors whose eigenvalues differ by about as little, which costs little energy.
-    If the matrix nearly has rank ``k``, even that is much compared with the energy left out, so
-    ``C`` is formed and decomposed again in float64. The same happens if float32 cannot hold the
-    squares. The worst case found, up to 200 ``eps``, is a giant singular value over a flat tail
-    with just too much energy to trigger float64. A float64 matrix has no wider type and goes to
-    :func:`svd`.
+    possible, :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. The worst
+    that a search over spectra, sizes and ranks found is 12 ``eps``. Rounding ``C`` moves its
+    eigenvectors, which costs energy. Where the eigenvalues tell that the loss may matter, see
+    :func:`_uncertain`, or float32 cannot hold the squares, ``C`` is formed and decomposed again in
+    float64. A float64 matrix has no wider type and goes to :func:`svd`.
 
     If ``k`` is small and the matrix large, a filtered subspace iteration finds the eigenvectors in
     a fraction of the time. Its result is accepted only with a proof that it is optimal for ``C``,
     see :func:`excess_energy`. Without a proof the matrix is decomposed in full.
+
+    Args:
+        matrix: ``(..., m, n)``.
+        k: the rank.
+        overwrite: whether the result may take the place of ``matrix``, which saves memory.
 
     Raises:
         torch.linalg.LinAlgError: if a full decomposition and its retry both fail.
@@ -99,34 +99,35 @@ def gram(matrix: Tensor, k: int) -> Approximation:
     c = g.mT @ g
     energy = _trace(c)
     usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # False for NaN
-    c.masked_fill_(~usable[:, None, None], 0)
+    if not usable.all():
+        c.masked_fill_(~usable[:, None, None], 0)
     block = k + max(8, k // 2 + 2)
     filtered = n >= _FILTER_MIN_SIDE and _FILTER_MIN_SHARE * block <= n
     fallbacks = retries = 0
     if filtered:
-        v, proven = _filtered_eigenvectors(c, k, block)
+        values, v, proven = _filtered_eigenvectors(c, k, block)
         pending = (~proven).nonzero().squeeze(-1)
         fallbacks = len(pending)
         if fallbacks > 0:
-            v[pending], retries = _all_eigenvectors(c[pending], k)
+            values[pending], v[pending], retries = _all_eigenvectors(c[pending], k)
     else:
-        v, retries = _all_eigenvectors(c, k)
-
-    kept = (v * (c @ v)).sum((-2, -1))
+        values, v, retries = _all_eigenvectors(c, k)
     del c
-    delicate = (~usable | (kept >= (1 - _DELICATE) * energy)).nonzero().squeeze(-1)
+    delicate = (~usable | _uncertain(values, k, energy)).nonzero().squeeze(-1)
     if len(delicate) > 0:
         wide = g[delicate].double()
         wide = wide.mT @ wide
         finite = _trace(wide).isfinite()[:, None, None]
-        found, again = _all_eigenvectors(wide.where(finite, 0), k)
+        _, found, again = _all_eigenvectors(wide.where(finite, 0), k)
         v = v.index_copy(0, delicate, found.where(finite, torch.nan).to(v.dtype))
         retries += again
-    result = ((g @ v) @ v.mT).view_as(matrix)
+    result = _product(g @ v, v, out=g if overwrite else None).view_as(matrix)
     return Approximation(result, retries=retries, fallbacks=fallbacks)
 
 
-def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Approximation:
+def subspace(
+    matrix: Tensor, k: int, basis: Tensor, iterations: int = 1, *, overwrite: bool = False
+) -> Approximation:
     r"""Approximation from ``iterations`` steps of block subspace iteration started at ``basis``.
 
     One iteration is ``Q = orth(G V)``, ``V = G^T Q``; the result is :math:`Q_k Q_k^T G` for the
@@ -139,16 +140,19 @@ def subspace(matrix: Tensor, k: int, basis: Tensor, iterations: int = 1) -> Appr
         k: the rank of the result.
         basis: ``(..., n, r)`` or ``(n, r)`` with ``k <= r <= min(m, n)``; need not be orthonormal.
         iterations: at least 1; each costs two products of an ``m x n`` with an ``n x r`` matrix.
+        overwrite: whether the result may take the place of ``matrix``, which saves memory.
 
     Returns:
-        The approximation. Its ``basis`` holds the new right Ritz vectors, leading ones first.
+        The approximation. Its ``basis`` holds the new right Ritz vectors, leading ones first. Where
+        one has no energy, or the matrix is not finite, it holds what ``basis`` held.
 
     """
     v = basis.expand(*matrix.shape[:-2], *basis.shape[-2:]).to(matrix.dtype)
     left, right, basis = ritz_factors(
         lambda v: matrix @ v, lambda q: matrix.mT @ q, k, v, iterations
     )
-    return Approximation(left @ right.mT, basis)
+    result = torch.matmul(left, right.mT, out=matrix if overwrite else None)
+    return Approximation(result, basis)
 
 
 def ritz_factors(
@@ -173,28 +177,35 @@ def ritz_factors(
 
     """
     v = basis
-    for _ in range(iterations):
-        q = _orthonormal(times(_normalized(v)))[0].to(v.dtype)
+    for iteration in range(iterations):
+        if iteration > 0:
+            v = _normalized(v, _lengths(v))
+        q = torch.linalg.qr(times(v)).Q
         v = transposed_times(q)
-    # Sort the r directions by energy, to keep the k best. Subspace iteration on the small r x r
-    # matrix does that without synchronising, unlike eigh. Two steps can leave near-ties unsorted,
-    # but those hold nearly the same energy, so it does not matter which of them are kept.
+    # Rotate the r directions to sort them by energy and keep the k best. Subspace iteration on the
+    # small r x r matrix does that without synchronising, unlike eigh. Two steps can leave near-ties
+    # unsorted, but those hold nearly the same energy, so it does not matter which of them are kept.
     # Directions without energy would not move, so they go to the end first.
-    order = _lengths(v).argsort(-1, descending=True)
-    v, q = v.take_along_dim(order, -1), q.take_along_dim(order, -1)
     wide = v.double()
     small = wide.mT @ wide
-    rotation = _orthonormal(small @ _orthonormal(small)[0])[0].to(v.dtype)
+    order = small.diagonal(dim1=-2, dim2=-1).argsort(-1, descending=True)[..., None, :]
+    rotation = torch.linalg.qr(small.take_along_dim(order, -1)).Q
+    rotation = torch.linalg.qr(small @ rotation).Q.to(v.dtype)
     v = v @ rotation
-    left = q @ rotation[..., :k]
-    return left, v[..., :k], _normalized(v)
+    lengths = _lengths(v)
+    # No entry of the product is larger than this sum, because the columns of L are orthonormal.
+    finite = lengths.sum(-1, keepdim=True) < torch.finfo(v.dtype).max
+    left = (q @ rotation[..., :k]).where(finite, torch.nan)
+    new_basis = _normalized(v, lengths).where(finite & (lengths > 0), basis)
+    return left, v[..., :k], new_basis
 
 
 def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) -> Approximation:
     """Improve ``start`` until its error is proven to be close to the smallest possible.
 
     A matrix whose error is too large gets two more subspace iterations, up to twice. If that is not
-    enough, it gets the exact approximation of :func:`gram`.
+    enough, it gets the exact approximation of :func:`gram`, and if even the rounding of that is too
+    much, the one of :func:`svd` in float64.
 
     Args:
         matrix: ``(..., m, n)``.
@@ -206,31 +217,31 @@ def certified(matrix: Tensor, k: int, start: Approximation, tolerance: float) ->
     assert start.basis is not None
     g = matrix.reshape(-1, *matrix.shape[-2:])
     found, basis = (t.reshape(len(g), *t.shape[-2:]) for t in (start.matrix, start.basis))
-    allowed = (1 + tolerance) * smallest_error(g, k)
-    allowed = allowed.clamp(min=_EXACT * _norm(g))
+    allowed = _allowed_error(g, k, tolerance)
 
-    def refused(positions: Tensor, approximation: Tensor) -> Tensor:
-        return positions[_norm(g[positions] - approximation) > allowed[positions]]
+    def refused(positions: Tensor) -> Tensor:
+        return positions[_norm(g[positions] - found[positions]) > allowed[positions]]
 
-    finite = found[:, 0, 0].isfinite().nonzero().squeeze(-1)
-    pending = refused(finite, found[finite])
+    pending = refused(found[:, 0, 0].isfinite().nonzero().squeeze(-1))
     for _ in range(2):
         if len(pending) == 0:
             break
         better = subspace(g[pending], k, basis[pending], iterations=2)
         assert better.basis is not None
         found[pending], basis[pending] = better.matrix, better.basis
-        pending = refused(pending, better.matrix)
-    retries = 0
-    if len(pending) > 0:
+        pending = refused(pending)
+    fallbacks, retries = len(pending), 0
+    if fallbacks > 0:
         exact = gram(g[pending], k)
         found[pending], retries = exact.matrix, exact.retries
-    return Approximation(
-        found.view_as(matrix),
-        basis.view_as(start.basis),
-        retries=retries,
-        fallbacks=len(pending),
-    )
+        # Again with a bound that is tight where float32 loses what is left out.
+        allowed[pending] = _allowed_error(g[pending], k, tolerance, torch.float64)
+        pending = refused(pending)
+    if len(pending) > 0 and g.dtype != torch.float64:
+        exact = svd(g[pending].double(), k)
+        found[pending] = exact.matrix.to(g.dtype)
+        retries += exact.retries
+    return Approximation(found.view_as(matrix), basis.view_as(start.basis), retries, fallbacks)
 
 
 def random_signs(
@@ -251,16 +262,14 @@ def random_signs(
     return ((x ^ (x >> 15)) & 1).mul(2).sub(1).view(rows, columns).float()
 
 
-def with_fresh_directions(basis: Tensor, count: int, seed: int, step: int | Tensor) -> Tensor:
-    """Replace the last ``count`` columns of ``basis`` with random ones, new at every step.
+def completed(basis: Tensor, columns: int, seed: int, step: int | Tensor) -> Tensor:
+    """Append random columns to ``basis (..., n, r)``, new at every step, until it has ``columns``.
 
-    Subspace iteration cannot find a direction that is orthogonal to its start. Columns of zeros,
-    which a low-rank matrix leaves behind, are replaced too.
+    Subspace iteration cannot find a direction that is orthogonal to its start.
     """
-    rows, columns = basis.shape[-2:]
-    fresh = random_signs(rows, columns, seed, step, basis.device).to(basis.dtype).div(rows**0.5)
-    last = torch.arange(columns, device=basis.device) >= columns - count
-    return fresh.where(last | (_lengths(basis) == 0), basis)
+    rows, count = basis.shape[-2], columns - basis.shape[-1]
+    fresh = random_signs(rows, count, seed, step, basis.device).to(basis.dtype) / rows**0.5
+    return torch.cat([basis, fresh.expand(*basis.shape[:-2], rows, count)], -1)
 
 
 def captured_energy(matrix: Tensor, approximation: Tensor) -> Tensor:
@@ -337,13 +346,15 @@ def smallest_error(matrix: Tensor, k: int) -> Tensor:
         finite.
 
     """
-    norm = _norm(matrix)
-    unit = matrix / norm.where(norm > 0, 1)[..., None, None]
-    unit = unit.nan_to_num(0, 0, 0).to(matrix.dtype)
+    norm = _norm(matrix).to(matrix.dtype).clamp(min=torch.finfo(matrix.dtype).tiny)
+    unit = (matrix / norm[..., None, None]).nan_to_num_(0, 0, 0)  # so that squares do not overflow
+    energy = _norm(unit).square()
     c = unit @ unit.mT if matrix.shape[-1] > matrix.shape[-2] else unit.mT @ unit
+    del unit
     kept: Tensor = torch.linalg.eigvalsh(c)[..., -k:].sum(-1, dtype=torch.float64)
-    left_out = 1 - kept - _EIGENVALUES * torch.finfo(matrix.dtype).eps
-    return norm.nan_to_num(0, 0, 0) * left_out.clamp(min=0).sqrt()
+    rounding = _EIGENVALUES * torch.finfo(matrix.dtype).eps
+    left_out = energy * (1 - rounding) - kept
+    return norm.double().nan_to_num(0, 0, 0) * left_out.clamp(min=0).sqrt()
 
 
 def excess_error(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
@@ -361,20 +372,62 @@ def excess_error(matrix: Tensor, approximation: Tensor, k: int) -> Tensor:
     """
     error = _norm(matrix - approximation)
     ratio = error / smallest_error(matrix, k) - 1
-    return ratio.clamp(min=0).masked_fill(error <= _EXACT * _norm(matrix), 0)
+    return ratio.clamp(min=0).masked_fill(error <= _rounding(matrix), 0)
 
 
-def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, int]:
-    """Leading eigenvectors of Gram matrices by ``eigh``, and how many matrices needed a retry."""
-    return _with_retry(
-        lambda c: torch.linalg.eigh(c).eigenvectors[..., -k:],
-        lambda c: torch.linalg.svd(c.double()).U[..., :k].to(c.dtype),
-        c,
-    )
+def _allowed_error(
+    matrix: Tensor, k: int, tolerance: float, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Error that ``tolerance`` allows, or rounding, by a bound that is computed in ``dtype``."""
+    smallest = smallest_error(matrix.to(dtype or matrix.dtype), k)
+    return torch.maximum((1 + tolerance) * smallest, _rounding(matrix))
 
 
-def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Leading eigenvectors of float32 Gram matrices, and whether they are proven optimal.
+def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
+    r"""Where rounding is likely to have made the ``k`` leading eigenvectors worse than ``_EXACT``.
+
+    Rounding adds a matrix with entries of about :math:`\varepsilon = \mathrm{eps} \, \lambda_1` to
+    ``C``. To second order this turns eigenvector ``i`` towards ``j`` by the angle
+    :math:`\varepsilon / (\lambda_i - \lambda_j)`, which costs that, squared, times
+    :math:`\lambda_i - \lambda_j`. Of eigenvectors closer than :math:`\varepsilon` any mixture may
+    result, which costs :math:`\varepsilon` at most. If the smallest error is :math:`e`, losing the
+    energy :math:`\ell` makes the error larger by at most :math:`\ell / 2 e`.
+
+    Args:
+        values: float32 eigenvalues ``(..., n)``, ascending.
+        k: the rank.
+        energy: ``(...)``, their sum.
+
+    """
+    eps = torch.finfo(values.dtype).eps
+    values = values / energy[..., None]
+    noise = eps * values[..., -1]
+    gaps = values[..., -k:, None] - values[..., None, :-k]
+    loss = noise * gaps.reciprocal_().mul_(noise[..., None, None]).clamp_(max=1).sum((-2, -1))
+    left_out = 1 - _EIGENVALUES * eps - values[..., -k:].sum(-1)
+    allowed = (2 * _EXACT * eps) ** 2 * left_out.clamp(min=0)
+    return ~(loss.square() < allowed)  # True for NaN
+
+
+def _all_eigenvectors(c: Tensor, k: int) -> tuple[Tensor, Tensor, int]:
+    """All eigenvalues of Gram matrices, ascending, the leading eigenvectors, and the retries."""
+
+    def by_eigh(c: Tensor) -> tuple[Tensor, ...]:
+        values, vectors = torch.linalg.eigh(c)
+        return values, vectors[..., -k:]
+
+    def by_svd(c: Tensor) -> tuple[Tensor, ...]:
+        u, values, _ = torch.linalg.svd(c.double())
+        return values.flip(-1).to(c.dtype), u[..., :k].to(c.dtype)
+
+    (values, vectors), retries = _with_retry(by_eigh, by_svd, c)
+    return values, vectors, retries
+
+
+def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`_all_eigenvectors` finds, of float32 matrices, and whether it is proven optimal.
+
+    The eigenvalues beyond the block count as the smallest in it.
 
     This is subspace iteration with a quadratic polynomial in place of ``C^2``: the Chebyshev
     polynomial that stays small on ``[0, cut]`` and grows fastest beyond. ``cut`` follows the
@@ -388,40 +441,40 @@ def _filtered_eigenvectors(c: Tensor, k: int, block: int) -> tuple[Tensor, Tenso
     for _ in range(_FILTER_STEPS):
         y = c @ (v * scale)
         y = c @ (y * scale) - cut.float() * y + (cut.square() / 8).float() * v
-        v, smallest = _orthonormal(y)
+        v, r = torch.linalg.qr(y)
+        smallest = r.diagonal(dim1=-2, dim2=-1).abs().amin(-1).double()
         cut = (cut + (cut.square() / 2 + 4 * smallest[:, None, None]).sqrt()) / 2
-        v = v.float()
-    v = _orthonormal(v)[0]  # again, because the proof needs float64 precision
+    v = torch.linalg.qr(v.double()).Q  # again, because the proof needs float64 precision
     c = c.double()
     values, rotation = torch.linalg.eigh(v.mT @ (c @ v))
     v = v @ rotation[..., -k:]
     energy = _trace(c)
     error = energy - values[..., -k:].sum(-1)  # squared
     # For error norms e and, at best, b, the excess energy is (e + b) * (e - b) >= e * (e - b).
-    allowed = _EXACT * (energy * error.clamp(min=0)).sqrt()
+    allowed = _EXACT * torch.finfo(torch.float32).eps * (energy * error.clamp(min=0)).sqrt()
     next_value = (values[..., -k] + values[..., -k - 1]) / 2 + allowed / (4 * k)
-    return v.float(), excess_energy(c, v, next_value) <= allowed
+    proven = excess_energy(c, v, next_value) <= allowed
+    values = torch.cat([values[:, :1].expand(-1, n - block), values], -1)
+    return values.float(), v.float(), proven
 
 
-def _orthonormal(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis ``(..., n, r)`` of the columns of ``y``, and the smallest diagonal of R.
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """``L R^T`` for orthonormal columns of ``R``; NaN if the norm of ``L`` overflows.
 
-    Cholesky QR in float64 is stable for condition numbers up to 1e7, the most that float32 columns
-    can have. Beyond that the shift keeps the factorisation from failing (Fukaya et al., 2020):
-    dependent columns come out shorter than 1, and zero columns stay zero.
+    No entry of the product exceeds that norm. ``out`` may be any contiguous tensor of its shape.
     """
-    y = y.double()
-    normal = y.mT @ y
-    shift = _trace(normal) * 1e-14 + torch.finfo(y.dtype).tiny
-    normal.diagonal(dim1=-2, dim2=-1).add_(shift[..., None])
-    factor = torch.linalg.cholesky_ex(normal).L
-    basis = torch.linalg.solve_triangular(factor.mT, y, upper=True, left=False)
-    return basis, factor.diagonal(dim1=-2, dim2=-1).amin(-1)
+    finite = _norm(left)[..., None, None] < torch.finfo(left.dtype).max
+    return torch.matmul(left.where(finite, torch.nan), right.mT, out=out)
 
 
-def _normalized(v: Tensor) -> Tensor:
-    """Scale the columns of ``v`` to length 1; zero columns stay zero."""
-    return (v / _lengths(v).clamp(min=torch.finfo(torch.float64).tiny)).to(v.dtype)
+def _rounding(matrix: Tensor) -> Tensor:
+    """Error ``(...)`` that counts as none."""
+    return _EXACT * torch.finfo(matrix.dtype).eps * _norm(matrix)
+
+
+def _normalized(v: Tensor, lengths: Tensor) -> Tensor:
+    """Divide the columns of ``v`` by their lengths; zero columns stay zero."""
+    return v / lengths.to(v.dtype).clamp(min=torch.finfo(v.dtype).tiny)
 
 
 def _lengths(v: Tensor) -> Tensor:
@@ -440,8 +493,10 @@ def _trace(matrix: Tensor) -> Tensor:
 
 
 def _with_retry(
-    first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor], matrix: Tensor
-) -> tuple[Tensor, int]:
+    first: Callable[[Tensor], tuple[Tensor, ...]],
+    second: Callable[[Tensor], tuple[Tensor, ...]],
+    matrix: Tensor,
+) -> tuple[tuple[Tensor, ...], int]:
     """Apply ``first`` to a stack; apply and count ``second`` where that does not converge."""
     try:
         return first(matrix), 0
@@ -449,4 +504,5 @@ def _with_retry(
         if matrix.ndim == 2:
             return second(matrix), 1
         parts = [_with_retry(first, second, part) for part in matrix]
-        return torch.stack([part for part, _ in parts]), sum(count for _, count in parts)
+        found = tuple(torch.stack(part) for part in zip(*(p for p, _ in parts), strict=True))
+        return found, sum(count for _, count in parts)

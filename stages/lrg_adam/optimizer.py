@@ -1,13 +1,18 @@
 """The LRGAdam optimizer."""
 
 import math
+import operator
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.nn.parameter import is_lazy
 from torch.optim import Adam
 from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
@@ -28,7 +33,6 @@ _SHARED_OPTIONS = (
     "scope",
     "batch_dims",
     "nonfinite",
-    "write_back",
     "tolerance",
     "seed",
     "oversampling",
@@ -51,7 +55,6 @@ _CHOICES = {
     "method": ("gram", "svd", "randomized", "subspace"),
     "scope": ("model", "parameter"),
     "nonfinite": ("raise", "skip", "propagate"),
-    "write_back": ("rebind", "inplace"),
 }
 
 
@@ -117,10 +120,14 @@ class LRGAdam(Adam):
     The limitations:
 
     - It saves no memory: it keeps the moments of Adam, and a step temporarily needs more copies of
-      the gradient, two for the approximate methods and seven or eight for the exact ones.
+      the gradient: 1.3 at most for the approximate methods, 6 with ``tolerance`` or
+      ``diagnostics``, 6 for "svd", 9 for "gram", and 14 where a tolerance falls back to that.
     - The update is not low-rank: Adam divides entry by entry after the filter, and weight decay is
       added after it too. Entries that the filter leaves near zero make ``eps`` matter more.
     - It cannot filter a gradient while ``backward`` runs, because the matrix needs all parameters.
+      Hooks that step each parameter as its gradient arrives make another optimizer of it: with an
+      optimizer for each parameter, each is a matrix of its own; with one for all, the matrix has
+      zeros for the others. Neither can be told from a wanted step, so neither is an error.
     - It does not clip. Clip before ``step``, while ``.grad`` holds the full gradient. After
       ``step`` it holds the filtered one. Without zeroing, new gradients are added to that.
 
@@ -131,6 +138,14 @@ class LRGAdam(Adam):
     of the matrix, and every iteration sums two products of ``n`` times ``rank + oversampling``
     entries across processes. The same parameters must have gradients on all processes, which raise,
     skip and step together.
+
+    Other kinds of sharding leave each process a part of the parameters or of the model, and it
+    would filter that part by itself. ``FullyShardedDataParallel`` is an error; use ``fully_shard``.
+    So is ``scope="model"`` under ``ZeroRedundancyOptimizer``; use ``scope="parameter"``. Others
+    cannot be told.
+
+    The options may change between steps, and are checked in each. A new ``rank`` keeps the
+    directions that "subspace" knows; a rank of ``n`` or more is Adam until it changes again.
 
     The order of the parameters defines the matrix, so a different order is a different optimizer. A
     missing gradient counts as zeros in the matrix, and its parameter does not change. As usual in
@@ -154,12 +169,10 @@ class LRGAdam(Adam):
         batch_dims (int, optional): number of leading axes, the same in every parameter, that index
             independent models, each with its own matrix. A model's filtered gradient depends on the
             other models by rounding at most, even if those are not finite (default: 0)
-        nonfinite (str, optional): what to do about NaN and infinite gradients: "raise" an error
-            that names the parameter, "skip" the step and count it in ``skipped_steps``, or
-            "propagate" NaN to their whole matrix but no other, which needs no synchronisation with
-            the device (default: "raise")
-        write_back (str, optional): "rebind" ``.grad`` to the filtered gradient, or write it
-            "inplace" if something else refers to the storage (default: "rebind")
+        nonfinite (str, optional): what to do about NaN and infinite gradients, and a matrix whose
+            norm overflows: "raise" an error that names the parameter, "skip" the step and count it
+            in ``skipped_steps``, or "propagate" NaN to their whole matrix but no other, which needs
+            no synchronisation with the device (default: "raise")
         tolerance (float, optional): by how much the error of an approximate method may exceed the
             smallest possible, relative to it. Every step proves this. If the proof fails, the
             method iterates further, then falls back to "gram". The proof costs a Gram matrix and
@@ -210,7 +223,6 @@ class LRGAdam(Adam):
         scope: str = "model",
         batch_dims: int = 0,
         nonfinite: str = "raise",
-        write_back: str = "rebind",
         tolerance: float | None = None,
         seed: int = 0,
         oversampling: int = 8,
@@ -245,7 +257,6 @@ class LRGAdam(Adam):
             "scope": scope,
             "batch_dims": batch_dims,
             "nonfinite": nonfinite,
-            "write_back": write_back,
             "tolerance": tolerance,
             "seed": seed,
             "oversampling": oversampling,
@@ -258,6 +269,7 @@ class LRGAdam(Adam):
             for name, value in options.items():
                 group.setdefault(name, value)
             self._check_group(group)
+            self._check_whole(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
@@ -278,6 +290,7 @@ class LRGAdam(Adam):
         if "rank" in self.defaults:
             try:
                 self._check_group(param_group)
+                self._check_whole(param_group)
             except ValueError:
                 self.param_groups.pop()
                 raise
@@ -317,6 +330,7 @@ class LRGAdam(Adam):
                 and returns the loss.
 
         Raises:
+            ValueError: if an option has changed to something that is not allowed.
             RuntimeError: if a gradient is sparse, complex or (with ``nonfinite="raise"``)
                 not finite. Parameters, gradients and state are then left unchanged.
             torch.linalg.LinAlgError: if a decomposition and its retry both fail.
@@ -365,8 +379,12 @@ class LRGAdam(Adam):
         present = [
             (group, p) for group in self.param_groups for p in group["params"] if p.grad is not None
         ]
+        for group in self.param_groups:
+            self._check_group(group)
         for _, p in present:
             _check_gradient(p.grad)
+        if any(p.is_meta for _, p in present):  # no values to filter: what follows is Adam's
+            return {}
         results: list[_Filtered] = []
         for options, params in self._matrices():
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
@@ -383,16 +401,24 @@ class LRGAdam(Adam):
             results.append(_Filtered(options, params, cut, owner, found, info))
             del matrix
 
-        # With GradScaler, the fused kernel itself skips a step that has an infinity.
-        if getattr(self, "found_inf", None) is None:
-            checks = [(r.options, r.params, r.found.matrix[..., 0, 0]) for r in results]
-            filtered = {id(p) for r in results for p in r.params}
-            checks += [(group, [p], p.grad) for group, p in present if id(p) not in filtered]
-            for options, params, tensor in checks:
-                if options["nonfinite"] == "propagate" or _all_finite(tensor):
-                    continue
-                if options["nonfinite"] == "skip":
-                    return None
+        # An approximation is finite throughout or nowhere.
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        checks = [(r.options, r.params, r.found.matrix[..., 0, 0]) for r in results]
+        filtered = {id(p) for r in results for p in r.params}
+        checks += [(group, [p], p.grad) for group, p in present if id(p) not in filtered]
+        for options, params, tensor in checks:
+            if options["nonfinite"] == "propagate":
+                continue
+            # With GradScaler, the fused kernel itself skips a step that has an infinity. An
+            # overflow is news to it.
+            if found_inf is not None:
+                found_inf = torch.maximum(found_inf, (~_finite(tensor)).to(found_inf))
+                self.found_inf = found_inf
+            elif _finite(tensor):
+                continue
+            elif options["nonfinite"] == "skip":
+                return None
+            else:
                 raise RuntimeError(self._describe_nonfinite(params))
 
         for r in results:
@@ -401,10 +427,7 @@ class LRGAdam(Adam):
                     continue
                 if hasattr(p.grad, "full_tensor") and not hasattr(g, "full_tensor"):
                     g = _shard_like(g, p.grad)
-                if r.options["write_back"] == "inplace":
-                    p.grad.copy_(g)
-                else:
-                    p.grad = g
+                p.grad = g
         self.last_step_info = tuple(r.info for r in results)
         return {r.owner: r.found.basis for r in results if r.found.basis is not None}
 
@@ -425,6 +448,7 @@ class LRGAdam(Adam):
         return [m for m in matrices if any(p.grad is not None for p in m[1])]
 
     def _check_group(self, group: dict[str, Any]) -> None:
+        """Check the options of a group, which may change between steps."""
         _check_options(group)
         first = self.param_groups[0]
         if group["scope"] != first["scope"]:
@@ -432,24 +456,41 @@ class LRGAdam(Adam):
         if group["scope"] == "model":
             _check_shared(first, group)
         batch_dims = group["batch_dims"]
-        batch = first["params"][0].shape[:batch_dims] if first["params"] else None
+        batch = next((p.shape[:batch_dims] for p in first["params"] if not is_lazy(p)), None)
         for p in group["params"]:
-            if p.ndim < batch_dims or p.shape[:batch_dims] != batch:
+            if is_lazy(p):  # its shape is not known before the first step
+                continue
+            if p.ndim < batch_dims or p.shape[:batch_dims] != (batch or p.shape[:batch_dims]):
                 raise ValueError(
                     f"Invalid batch_dims: {batch_dims} for a parameter of shape {tuple(p.shape)}, "
                     "all parameters need the same leading axes"
                 )
+
+    def _check_whole(self, group: dict[str, Any]) -> None:
+        """Refuse the parts of parameters that other kinds of sharding leave to each process."""
+        if any(getattr(p, "_fsdp_flattened", False) for p in group["params"]):
+            raise ValueError(
+                "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
+                "torch.distributed.fsdp.fully_shard"
+            )
+        if group["scope"] == "model" and _called_from(
+            "torch.distributed.optim.zero_redundancy_optimizer"
+        ):
+            raise ValueError(
+                "Invalid scope: model, a process of ZeroRedundancyOptimizer has only some of the "
+                "parameters, should be 'parameter'"
+            )
 
     def _describe_nonfinite(self, params: list[Tensor]) -> str:
         for index, group in enumerate(self.param_groups):
             for position, p in enumerate(group["params"]):
                 if p.grad is None or not any(p is q for q in params):
                     continue
-                if not _all_finite(p.grad):
+                if not _finite(p.grad):
                     names = group.get("param_names")
                     name = names[position] if names else f"{position} of group {index}"
                     return f"LRGAdam found a non-finite gradient in parameter {name}"
-        return "The low-rank gradient overflows although every gradient is finite"
+        return "LRGAdam found gradients that are finite, but too large for the norm of their matrix"
 
 
 class _Filtered(NamedTuple):
@@ -493,34 +534,29 @@ def _approximate(
     matrix: "Tensor | ShardedMatrix", k: int, options: dict[str, Any], state: dict[str, Any]
 ) -> low_rank.Approximation:
     method, tolerance = options["method"], options["tolerance"]
+    # Only a matrix of all gradients is a copy of them.
+    overwrite = options["scope"] == "model" and not options["diagnostics"]
     if isinstance(matrix, Tensor):
         if method == "svd":
             return low_rank.svd(matrix, k)
         if method == "gram":
-            return low_rank.gram(matrix, k)
+            return low_rank.gram(matrix, k, overwrite=overwrite)
     block = min(k + options["oversampling"], *matrix.shape[-2:])
-    columns = matrix.shape[-1]
-    step = state.get("step", 0)
     basis = state.get("basis") if method == "subspace" else None
-    if basis is None or basis.shape != (*matrix.shape[:-2], columns, block):
-        start = low_rank.random_signs(columns, block, options["seed"], step, matrix.device)
-        iterations = options["iterations"] or 2
-    else:
-        fresh = math.ceil((block - k) / 4)
-        start = low_rank.with_fresh_directions(basis, fresh, options["seed"], step)
-        iterations = options["iterations"] or 1
+    if basis is None or basis.shape[:-1] != (*matrix.shape[:-2], matrix.shape[-1]):
+        basis = torch.empty(matrix.shape[-1], 0, device=matrix.device)
+    # A quarter of the spare directions is new. If the rank has grown, the missing ones are too.
+    kept = block - math.ceil((block - k) / 4)
+    iterations = options["iterations"] or (1 if basis.shape[-1] >= kept else 2)
+    start = low_rank.completed(basis[..., :kept], block, options["seed"], state.get("step", 0))
     if isinstance(matrix, Tensor):
-        found = low_rank.subspace(matrix, k, start, iterations)
-        if tolerance is not None:
+        certify = tolerance is not None
+        found = low_rank.subspace(matrix, k, start, iterations, overwrite=overwrite and not certify)
+        if certify:
             found = low_rank.certified(matrix, k, found, tolerance)
     else:
         found = matrix.subspace(k, start, iterations)
-    if method == "randomized":
-        return found._replace(basis=None)
-    assert found.basis is not None
-    # A matrix that is not finite yields no basis, so the next step begins from the same start.
-    good = found.basis.isfinite().all(-1).all(-1)[..., None, None]
-    return found._replace(basis=found.basis.where(good, start))
+    return found if method == "subspace" else found._replace(basis=None)
 
 
 def _info(
@@ -548,11 +584,12 @@ def _matrix_shape(grads: list[Tensor], options: dict[str, Any]) -> tuple[int, in
     return side, side
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def _finite(tensor: Tensor) -> Tensor:
     finite = tensor.isfinite().all()
     if hasattr(finite, "full_tensor"):  # agree with the other processes
-        finite = finite.full_tensor()
-    return bool(finite)
+        whole: Tensor = finite.full_tensor()
+        return whole
+    return finite
 
 
 def _check_gradient(grad: Tensor) -> None:
@@ -560,6 +597,13 @@ def _check_gradient(grad: Tensor) -> None:
         raise RuntimeError("LRGAdam does not support sparse gradients")
     if grad.is_complex():
         raise RuntimeError("LRGAdam does not support complex gradients")
+
+
+def _called_from(module: str) -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != module:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _shard_like(whole: Tensor, sharded: Tensor) -> Tensor:
@@ -571,23 +615,54 @@ def _shard_like(whole: Tensor, sharded: Tensor) -> Tensor:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    rank, iterations, tolerance = (options[k] for k in ("rank", "iterations", "tolerance"))
-    if isinstance(rank, bool) or not (
-        (isinstance(rank, int) and rank >= 1) or (isinstance(rank, float) and 0 < rank < 1)
-    ):
-        raise ValueError(f"Invalid rank: {rank!r}, should be an int >= 1 or a float in (0, 1)")
+    """Raise ValueError for what is not allowed, and replace NumPy's numbers with Python's."""
+    options["rank"] = _plain_rank(options["rank"])
     for name, choices in _CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"Invalid {name}: {options[name]}, should be one of {choices}")
+        options[name] = choices[choices.index(options[name])]
     for name in ("batch_dims", "oversampling", "seed"):
-        if not isinstance(options[name], int) or options[name] < 0:
+        value = _plain_int(options[name])
+        if value is None or value < 0:
             raise ValueError(f"Invalid {name}: {options[name]!r}, should be an int >= 0")
-    if iterations is not None and (not isinstance(iterations, int) or iterations < 1):
-        raise ValueError(f"Invalid iterations: {iterations!r}, should be None or an int >= 1")
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise ValueError(f"Invalid tolerance: {tolerance}, should be None or in (0, inf)")
+        options[name] = value
+    if options["iterations"] is not None:
+        value = _plain_int(options["iterations"])
+        if value is None or value < 1:
+            raise ValueError(
+                f"Invalid iterations: {options['iterations']!r}, should be None or an int >= 1"
+            )
+        options["iterations"] = value
+    if options["tolerance"] is not None:
+        tolerance = _plain_float(options["tolerance"])
+        if not 0 < tolerance < math.inf:
+            raise ValueError(
+                f"Invalid tolerance: {options['tolerance']!r}, should be None or in (0, inf)"
+            )
+        options["tolerance"] = tolerance
+    options["diagnostics"] = bool(options["diagnostics"])
     if options["differentiable"] and options["method"] != "svd":
         raise ValueError("differentiable=True needs method='svd', which autograd can follow")
+
+
+def _plain_rank(rank: object) -> int | float:
+    whole = None if isinstance(rank, bool) else _plain_int(rank)
+    if whole is not None and whole >= 1:
+        return whole
+    if whole is None and 0 < (share := _plain_float(rank)) < 1:
+        return share
+    raise ValueError(f"Invalid rank: {rank!r}, should be an int >= 1 or a float in (0, 1)")
+
+
+def _plain_int(value: Any) -> int | None:  # noqa: ANN401 - whatever the caller gave
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        return None
+
+
+def _plain_float(value: object) -> float:
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def _check_shared(first: dict[str, Any], group: dict[str, Any]) -> None:

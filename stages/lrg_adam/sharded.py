@@ -72,14 +72,15 @@ class ShardedMatrix:
             iterations: at least 1; each sums two ``n x r`` matrices across processes.
 
         Returns:
-            The approximation. Its ``matrix`` has only the rows that this process holds. Its
-            ``basis``, ``(n, r)``, is complete and the same on all processes.
+            The approximation. Its ``matrix`` has only the rows that this process holds, and takes
+            their place. Its ``basis``, ``(n, r)``, is complete and the same on all processes.
 
         """
         left, right, basis = low_rank.ritz_factors(
             self._times, self._transposed_times, k, basis.to(self._held.dtype), iterations
         )
-        return low_rank.Approximation(left[self._rows] @ right.mT, basis)
+        torch.mm(left[self._rows], right.mT, out=self._held)
+        return low_rank.Approximation(self._held, basis)
 
     def pieces(self, held: Tensor) -> list[Tensor]:
         """Cut ``held``, the rows of this process, into tensors sharded like the gradients.

@@ -42,10 +42,7 @@ def same_on_both(tensor: Tensor) -> bool:
 def replicas(rank: int) -> None:
     for method in METHODS:
         model = nn.parallel.DistributedDataParallel(network(), gradient_as_bucket_view=True)
-        write_back = "inplace" if method == "gram" else "rebind"
-        optimizer = LRGAdam(
-            model.parameters(), lr=0.01, rank=3, method=method, write_back=write_back
-        )
+        optimizer = LRGAdam(model.parameters(), lr=0.01, rank=3, method=method)
         for step in range(5):
             optimizer.zero_grad()
             model(batch(2 * step + rank)).square().sum().backward()
@@ -151,8 +148,7 @@ def placements(_: int) -> None:
     across = [*layout[:-1], ((3, 5), Shard(1))]
     stack = [((2, 3, 5), Shard(0)), ((2, 4), Replicate())]
     cases = [  # the last: how many gradients are gathered
-        (line, layout, {"write_back": "rebind"}, 0),
-        (line, layout, {"write_back": "inplace"}, 0),
+        (line, layout, {}, 0),
         (line, layout, {"tolerance": 0.1}, 8),
         (line, layout, {"diagnostics": True}, 8),
         (line, across, {}, 8),
@@ -261,6 +257,34 @@ def resume(rank: int) -> None:
         assert torch.equal(p.detach().full_tensor(), q.detach().full_tensor())
 
 
+def sharded_by_others(_: int) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    for use_orig_params in (False, True):
+        model = FullyShardedDataParallel(
+            network(), use_orig_params=use_orig_params, device_id=torch.device("cpu")
+        )
+        for scope in ("model", "parameter"):
+            with pytest.raises(ValueError, match="fully_shard"):
+                LRGAdam(model.parameters(), rank=2, scope=scope)
+    model = network()
+    with pytest.raises(ValueError, match="'parameter'"):
+        ZeroRedundancyOptimizer(model.parameters(), LRGAdam, rank=2)
+    # Under DDP, a parameter's filter is the same on whichever process it runs.
+    whole, model = network(), nn.parallel.DistributedDataParallel(model)
+    options = {"lr": 0.01, "rank": 1, "scope": "parameter"}
+    first = LRGAdam(whole.parameters(), **options)
+    second = ZeroRedundancyOptimizer(model.parameters(), LRGAdam, **options)
+    for step in range(3):
+        for module, optimizer in ((whole, first), (model, second)):
+            optimizer.zero_grad()
+            module(batch(step)).square().mean().backward()
+            optimizer.step()
+    for p, q in zip(whole.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
 def child(body: Callable, rank: int, store: str) -> None:
     try:
         os.chdir(Path(store).parent)
@@ -278,7 +302,7 @@ def child(body: Callable, rank: int, store: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork beside threads
 @pytest.mark.parametrize(
-    "body", [replicas, shards, nothing_gathered, placements, nonfinite, resume]
+    "body", [replicas, shards, nothing_gathered, placements, nonfinite, resume, sharded_by_others]
 )
 def test_two_processes(body: Callable, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")

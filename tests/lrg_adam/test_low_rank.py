@@ -1,12 +1,14 @@
 """The numerics: optimality against a float64 SVD, proofs, failures, independence in a stack."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrg_adam import low_rank
 
@@ -108,12 +110,73 @@ def test_float64_is_optimal_to_float64_rounding() -> None:
     assert gap(matrix, found, K) <= 1e-15
 
 
-@pytest.mark.parametrize("n", [60, 119])
-def test_the_worst_spectrum_known_for_the_gram_matrix(n: int) -> None:
-    tail = torch.full((n,), 0.0102 / n**0.5, dtype=torch.float64)
-    tail[0] = 1
-    matrix = with_spectrum(tail).float()
-    assert gap(matrix, low_rank.gram(matrix, n // 6).matrix, n // 6) <= 200 * EPS
+def spiked(n: int, factor: float, seed: int = 0) -> Tensor:
+    """Noise with singular values up to 2, and one direction that towers over it."""
+    generator = torch.Generator().manual_seed(seed)
+    u, v = torch.nn.functional.normalize(torch.randn(2, n, generator=generator))
+    return torch.randn(n, n, generator=generator) / n**0.5 + factor * u[:, None] * v
+
+
+def hard_matrices(n: int, seed: int) -> dict[str, Tensor]:
+    """Spectra that lose much when float32 rounds the Gram matrix."""
+    i = torch.arange(n, dtype=torch.float64)
+    spectra = {f"geometric, {ratio}": ratio**i for ratio in (0.99, 0.95, 0.9, 0.8)}
+    spectra |= {f"power law, {power}": (1 + i) ** -power for power in (0.5, 1, 2)}
+    spectra |= {f"cluster, {width}": 1 + width * (n - i) for width in (1e-5, 1e-7)}
+    for rest in (0.1, 0.03, 0.01):
+        spectra[f"giant over a flat tail, {rest}"] = torch.where(i < 1, 1.0, rest / n**0.5)
+        spectra[f"step, {rest}"] = torch.where(i < n // 5, 1.0, rest)
+        spectra[f"step to a ramp, {rest}"] = torch.where(i < n // 3, 1.0, rest * (1 - i / n))
+        spectra[f"low rank and tiny, {rest}"] = torch.where(i < n // 6, 1.0, rest**3)
+    matrices = {name: with_spectrum(s, seed).float() for name, s in spectra.items()}
+    for factor in (3, 10, 30, 60, 300):
+        matrices[f"giant over noise, {factor}"] = spiked(n, factor * n**0.5, seed)
+    return matrices
+
+
+@pytest.mark.parametrize(
+    ("n", "seeds"),
+    [(20, 2), (60, 2), (119, 1)]
+    + [pytest.param(n, 4, marks=pytest.mark.slow) for n in (40, 119, 200, 300, 400)],
+)
+def test_the_worst_that_a_search_finds_for_the_gram_matrix(n: int, seeds: int) -> None:
+    worst = 0.0
+    for seed in range(seeds):
+        stack = torch.stack(list(hard_matrices(n, seed).values()))
+        for matrix in (stack, stack[..., : 2 * n // 3], stack[..., : n // 2, :]):
+            side = min(matrix.shape[-2:])
+            values = torch.linalg.svdvals(matrix.double())
+            norm = values.norm(dim=-1)
+            for k in {1, n // 20, n // 6, n // 3, n // 2, 9 * n // 10, side - 2, side - 1} - {0}:
+                if k < side:
+                    found = low_rank.gram(matrix, k).matrix
+                    error = torch.linalg.matrix_norm(matrix.double() - found.double())
+                    excess = (error - values[:, k:].norm(dim=-1)) / norm
+                    worst = max(worst, excess.max().item())
+    assert worst <= ROUNDING
+
+
+@pytest.mark.parametrize(("n", "k", "factor"), [(300, 150, 30 * 300**0.5), (100, 20, 60)])
+def test_a_tolerance_holds_under_a_giant_direction(n: int, k: int, factor: float) -> None:
+    matrix = spiked(n, factor)
+    best = torch.linalg.svdvals(matrix.double())[k:].norm()
+    found = low_rank.certified(matrix, k, subspace(matrix, k), tolerance=1e-3)
+    assert found.fallbacks == 1
+    for approximation in (low_rank.gram(matrix, k), found):
+        error = torch.linalg.matrix_norm(matrix.double() - approximation.matrix.double())
+        assert error <= (1 + 1e-5) * best
+
+
+def test_the_last_resort_of_a_tolerance_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the exact method were not exact, a decomposition in float64 would take its place."""
+    matrix = torch.stack([noise(N), noise(N, seed=1)])
+    start = subspace(matrix, K)
+    monkeypatch.setattr(
+        low_rank, "gram", lambda m, k: low_rank.Approximation(low_rank.svd(m, k).matrix * 1.01)
+    )
+    found = low_rank.certified(matrix, K, start, tolerance=1e-6)
+    assert found.fallbacks == 2
+    assert (gap(matrix, found.matrix, K) <= EPS).all()
 
 
 def test_a_certificate_is_never_given_to_a_poor_basis() -> None:
@@ -277,6 +340,91 @@ def test_subspace_iteration_converges_to_the_best_approximation() -> None:
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("spectrum", "k"),
+    [
+        (lambda i: 0.5**i, 20),
+        (lambda i: 0.8**i, 50),
+        (lambda i: torch.where(i < 1, 1, torch.where(i < 21, 1e-4, 1e-7)), 21),
+        (lambda i: (1 + i) ** -3.0, 30),
+    ],
+    ids=["0.5^i", "0.8^i", "two steps", "power law"],
+)
+def test_small_directions_are_found_beside_large_ones(
+    spectrum: Callable, k: int, dtype: torch.dtype
+) -> None:
+    matrix = with_spectrum(spectrum(torch.arange(200, dtype=torch.float64))).to(dtype)
+    best = torch.linalg.svdvals(matrix.double())[k:].norm()
+    basis = low_rank.random_signs(200, k + 8, 0, 0)
+    for _ in range(5):
+        found = low_rank.subspace(matrix, k, basis)
+        basis = found.basis
+    error = torch.linalg.matrix_norm(matrix.double() - found.matrix.double())
+    assert error <= (1.1 if dtype == torch.float32 else 1.001) * best
+
+
+def test_float64_finds_what_float64_can_hold() -> None:
+    matrix = with_spectrum(0.3**I)  # the best error is 1e-13 of the norm
+    basis = low_rank.random_signs(N, 33, 0, 0)
+    for _ in range(3):
+        found = low_rank.subspace(matrix, 25, basis)
+        basis = found.basis
+    best = torch.linalg.svdvals(matrix)[25:].norm()
+    assert torch.linalg.matrix_norm(matrix - found.matrix) <= 1.1 * best
+
+
+class _Waits(TorchDispatchMode):
+    """Note every operator whose result the host needs, so that it would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(
+        self, operator: object, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        name = str(operator)
+        if any(part in name for part in ("scalar_dense", "nonzero", "eigh", "svd")):
+            self.found.add(name)
+        return operator(*args, **(kwargs or {}))
+
+
+def test_subspace_iteration_does_not_wait_for_a_device() -> None:
+    matrix, basis = noise(N), low_rank.random_signs(N, K + 4, 0, 0)
+    with _Waits() as waits:
+        start = low_rank.completed(basis[..., :-2], basis.shape[-1], seed=0, step=torch.tensor(3.0))
+        low_rank.subspace(matrix, K, start, iterations=2)
+    assert not waits.found
+    with _Waits() as waits:  # the mode does see one
+        low_rank.gram(matrix, K)
+    assert waits.found
+
+
+@pytest.mark.parametrize("method", ["svd", "gram", "subspace"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_overflow_is_not_a_number_throughout(method: str, dtype: torch.dtype) -> None:
+    large = 1e38 if dtype == torch.float32 else 1e307
+    matrix = noise(N, 3).to(dtype)
+    matrix[1] *= large / matrix[1].abs().max()
+    found = METHODS[method](matrix, K)
+    assert found.matrix[1].isnan().all()
+    assert found.matrix[[0, 2]].isfinite().all()
+    if method == "subspace":
+        assert found.basis.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["gram", "subspace"])
+def test_a_result_may_take_the_place_of_its_matrix(method: str) -> None:
+    for batch in ((), (3,)):
+        matrix = noise(N, *batch)
+        extra = [low_rank.random_signs(N, K + 4, 0, 0)] if method == "subspace" else []
+        expected = getattr(low_rank, method)(matrix, K, *extra).matrix
+        found = getattr(low_rank, method)(matrix, K, *extra, overwrite=True).matrix
+        assert found.data_ptr() == matrix.data_ptr()
+        assert torch.equal(found, expected)
+
+
 def test_fresh_directions_find_what_the_basis_is_blind_to() -> None:
     a = with_spectrum(0.5 ** torch.arange(N))
     u, _, vh = torch.linalg.svd(a)
@@ -284,7 +432,7 @@ def test_fresh_directions_find_what_the_basis_is_blind_to() -> None:
     changed = a + 10 * u[:, -1:] * vh[-1]  # a new leading direction, orthogonal to the basis
     blind = low_rank.subspace(changed, K, basis).basis
     for step in range(3):
-        start = low_rank.with_fresh_directions(basis, 2, seed=0, step=step)
+        start = low_rank.completed(basis[..., :-2], basis.shape[-1], seed=0, step=step)
         found = low_rank.subspace(changed, K, start)
         basis = found.basis
     assert gap(changed, found.matrix, K) < 1e-3
@@ -297,7 +445,7 @@ def test_directions_that_a_matrix_lacks_are_found_when_another_has_them() -> Non
         matrix = torch.zeros(2, N, N)
         matrix[0, :, columns] = noise(N)[:, columns]
         matrix[1] = noise(N, seed=1)  # a neighbour that has them all
-        start = low_rank.with_fresh_directions(basis, 1, seed=0, step=step)
+        start = low_rank.completed(basis[..., :-1], basis.shape[-1], seed=0, step=step)
         found = low_rank.subspace(matrix, K, start)
         basis = found.basis
     assert (gap(matrix, found.matrix, K) < 0.05).all()

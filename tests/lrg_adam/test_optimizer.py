@@ -1,16 +1,21 @@
 """LRGAdam against the literal reference and against Adam, and everything it promises on top."""
 
 import copy
+import functools
 import inspect
+import io
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from benchmark.measure.timing import peak_bytes
 from lrg_adam import LRGAdam, low_rank
 from reference import ReferenceLRGAdam, low_rank_gradients
 
@@ -157,7 +162,6 @@ def test_signature_extends_adams() -> None:
         ({"method": "qr"}, "Invalid method: qr"),
         ({"scope": "layer"}, "Invalid scope: layer"),
         ({"nonfinite": "ignore"}, "Invalid nonfinite: ignore"),
-        ({"write_back": "none"}, "Invalid write_back: none"),
         ({"batch_dims": -1}, "Invalid batch_dims: -1"),
         ({"batch_dims": 2}, "Invalid batch_dims: 2 for a parameter of shape"),
         ({"oversampling": -1}, "Invalid oversampling: -1"),
@@ -172,6 +176,105 @@ def test_signature_extends_adams() -> None:
 def test_invalid_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LRGAdam([nn.Parameter(torch.zeros(3))], **{"rank": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rank", 10.0, "Invalid rank: 10.0, should be an int"),
+        ("rank", 0, "Invalid rank: 0"),
+        ("rank", -3, "Invalid rank: -3"),
+        ("method", "qr", "Invalid method: qr"),
+        ("scope", "layer", "Invalid scope: layer"),
+        ("nonfinite", "ignore", "Invalid nonfinite: ignore"),
+        ("batch_dims", 2, "Invalid batch_dims: 2 for a parameter of shape"),
+        ("oversampling", -1, "Invalid oversampling: -1"),
+        ("iterations", 0, "Invalid iterations: 0"),
+        ("tolerance", -0.1, "Invalid tolerance: -0.1"),
+        ("seed", 0.5, "Invalid seed: 0.5"),
+        ("differentiable", True, "differentiable=True needs method='svd'"),
+    ],
+)
+def test_options_that_change_are_checked_at_each_step(
+    name: str, value: object, message: str
+) -> None:
+    model = network()
+    optimizer = LRGAdam(model.parameters(), rank=2)
+    before = train(model, optimizer, 1)
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=message):
+        train(model, optimizer, 1)
+    assert_same(before, list(model.parameters()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_rank_schedule(method: str) -> None:
+    """Every step is that of its rank, and from the side of the matrix on it is Adam's."""
+    model = network()  # 245 parameters: the matrix is 16 x 16
+    optimizer = LRGAdam(model.parameters(), rank=2, method=method, oversampling=2)
+    for rank, expected in ((2, 2), (9, 9), (0.25, 4), (3, 3), (16, None), (0.5, 8), (1, 1)):
+        optimizer.param_groups[0]["rank"] = rank
+        train(model, optimizer, 1)
+        gradient = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+        matrix = nn.functional.pad(gradient, (0, 256 - 245)).view(16, 16)
+        ranks = [info.rank for info in optimizer.last_step_info]
+        assert ranks == ([] if expected is None else [expected])
+        if method == "subspace" and expected is not None:
+            (basis,) = [s["basis"] for s in optimizer.state.values() if "basis" in s]
+            assert basis.shape == (16, min(expected + 2, 16))
+        if expected is not None and method in EXACT:  # but for the padding, which is not kept
+            assert torch.linalg.matrix_rank(matrix, rtol=1e-5) <= expected + 1
+
+
+def test_a_basis_follows_a_changed_rank() -> None:
+    """The directions that are known stay; only what is missing is drawn."""
+    p = nn.Parameter(torch.zeros(40, 40))
+    spectrum = 0.7 ** torch.arange(40)
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(40, 40, generator=generator)).Q for _ in range(2))
+    gradient = (u * spectrum) @ v.T
+    options = {"method": "subspace", "oversampling": 4, "diagnostics": True, "iterations": 1}
+    optimizer = LRGAdam([p], rank=10, **options)
+    errors = []
+    for rank in (10, 10, 10, 6, 12, 12):
+        optimizer.param_groups[0]["rank"] = rank
+        p.grad = gradient.clone()
+        optimizer.step()
+        errors.append(optimizer.last_step_info[0].excess_error.item())
+    assert errors[3] < errors[2] < 0.01
+    assert errors[5] < 0.02
+    p.grad = gradient.clone()
+    afresh = LRGAdam([p], rank=12, **options)
+    afresh.step()
+    assert errors[4] < afresh.last_step_info[0].excess_error
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    options = {
+        "rank": np.int64(3),
+        "batch_dims": np.int32(0),
+        "oversampling": np.uint8(4),
+        "seed": np.int64(5),
+        "iterations": np.int64(1),
+        "tolerance": np.float32(0.5),
+        "diagnostics": np.bool_(True),
+        "method": np.str_("subspace"),
+    }
+    model = network()
+    optimizer = LRGAdam(model.parameters(), **options)
+    for rank in (np.float64(0.25), np.float32(0.25), np.int16(3)):
+        optimizer.param_groups[0]["rank"] = rank
+        train(model, optimizer, 1)
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        (group,) = torch.load(file, weights_only=True)["param_groups"]
+        assert group["rank"] == rank
+        for name in options:
+            assert type(group[name]).__module__ == "builtins"
+    for rank in (np.int64(0), np.float64(1.5), np.bool_(True)):
+        with pytest.raises(ValueError, match="Invalid rank"):
+            LRGAdam(model.parameters(), rank=rank)
 
 
 def test_a_float_rank_is_a_share_of_the_side() -> None:
@@ -365,6 +468,43 @@ def test_a_filtered_entry_beyond_the_range_of_half_precision_stays_finite(method
     assert p.isfinite().all()
 
 
+@pytest.mark.parametrize("nonfinite", ["raise", "skip", "propagate"])
+@pytest.mark.parametrize("scope", ["model", "parameter"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_overflow_is_seen(method: str, scope: str, nonfinite: str) -> None:
+    """Finite gradients whose approximation would not be."""
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        p, q = (nn.Parameter(torch.zeros(30, 30)) for _ in range(2))
+        p.grad = torch.randn(30, 30, generator=generator).sign() * 1e38
+        q.grad = torch.randn(30, 30, generator=generator)
+        optimizer = LRGAdam([p, q], rank=3, method=method, scope=scope, nonfinite=nonfinite)
+        if nonfinite == "raise":
+            with pytest.raises(RuntimeError, match="finite, but too large"):
+                optimizer.step()
+        else:
+            optimizer.step()
+        assert optimizer.skipped_steps == (nonfinite == "skip")
+        if nonfinite == "propagate":
+            assert p.grad.isnan().all()
+            assert q.grad.isnan().all() == (scope == "model")
+        else:
+            assert p.grad.isfinite().all()
+            assert (p == 0).all()
+            assert not optimizer.state
+
+
+def test_an_overflow_under_the_fused_grad_scaler_skips_the_step() -> None:
+    p = nn.Parameter(torch.zeros(30, 30))
+    optimizer = LRGAdam([p], rank=3, fused=True)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(()))
+    p.grad = torch.full((30, 30), 1e38)
+    p.grad[::2, ::2] = -1e38
+    scaler.step(optimizer)
+    assert (p == 0).all()
+
+
 def test_a_zero_gradient_does_not_blind_the_steps_after_it() -> None:
     model = network()
     optimizer = LRGAdam(model.parameters(), lr=0.01, rank=3, method="subspace", diagnostics=True)
@@ -387,6 +527,14 @@ def test_nonfinite_steps_can_be_skipped_and_are_counted(method: str) -> None:
     assert optimizer.skipped_steps == 1
     train(model, optimizer, 1)
     assert optimizer.skipped_steps == 1
+
+
+def test_a_matrix_mixes_the_rows_of_an_embedding() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(50_000, 64)
+    embedding(torch.randperm(50_000)[:40]).square().sum().backward()
+    LRGAdam(embedding.parameters(), rank=20, method="subspace").step()
+    assert (embedding.weight.grad != 0).any(1).sum() == 1966  # as the page says
 
 
 def test_missing_gradients_are_zeros_in_the_matrix() -> None:
@@ -476,19 +624,6 @@ def test_sparse_and_complex_gradients_are_refused() -> None:
         LRGAdam([p], rank=1).step()
 
 
-def test_write_back() -> None:
-    for write_back in ("rebind", "inplace"):
-        model = network()
-        loss_of(model).backward()
-        grads = [p.grad for p in model.parameters()]
-        versions = [g._version for g in grads]
-        LRGAdam(model.parameters(), rank=2, write_back=write_back).step()
-        same = [p.grad is g for p, g in zip(model.parameters(), grads, strict=True)]
-        assert all(same) if write_back == "inplace" else not any(same)
-        untouched = [g._version == v for g, v in zip(grads, versions, strict=True)]
-        assert all(untouched) == (write_back == "rebind")
-
-
 def test_differentiable_follows_the_projection() -> None:
     """The derivative of the updated parameter with respect to the gradient, by autograd."""
 
@@ -504,6 +639,85 @@ def test_differentiable_follows_the_projection() -> None:
     generator = torch.Generator().manual_seed(0)
     grad = torch.randn(4, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     assert torch.autograd.gradcheck(updated, grad, atol=1e-4)
+
+
+# --- what Adam takes --------------------------------------------------------------------------
+
+
+def test_lazy_modules() -> None:
+    torch.manual_seed(0)
+    lazy = nn.Sequential(nn.LazyLinear(16), nn.Tanh(), nn.LazyLinear(5))
+    optimizer = LRGAdam(lazy.parameters(), rank=2)
+    lazy(torch.zeros(1, 9))
+    plain = network()
+    plain.load_state_dict(lazy.state_dict())
+    assert_same(train(lazy, optimizer, 3), train(plain, LRGAdam(plain.parameters(), rank=2), 3))
+    optimizer = LRGAdam(nn.LazyLinear(16).parameters(), rank=2, batch_dims=1)
+    with pytest.raises(ValueError, match="Invalid batch_dims: 1"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(()))]})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_meta_tensors_go_as_with_adam(method: str, fused: bool) -> None:
+    outcomes = []
+    for kind in (Adam, functools.partial(LRGAdam, rank=2, method=method)):
+        model = network().to("meta")
+        optimizer = kind(model.parameters(), fused=fused)
+        model(torch.zeros(3, 9, device="meta")).sum().backward()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            outcomes.append(str(error))
+        else:
+            outcomes.append([sorted(s) for s in optimizer.state.values()])
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.slow
+def test_closures_type_check(tmp_path: Path) -> None:
+    from mypy import api
+
+    (tmp_path / "uses.py").write_text(
+        "import torch\n"
+        "from lrg_adam import LRGAdam\n"
+        "def loss() -> torch.Tensor: return torch.zeros(())\n"
+        "def number() -> float: return 0.0\n"
+        "optimizer = LRGAdam([torch.nn.Parameter(torch.zeros(2))], rank=1)\n"
+        "a: torch.Tensor = optimizer.step(loss)\n"
+        "b: float = optimizer.step(number)\n"
+        "c: None = optimizer.step()\n"
+        "d: torch.optim.Optimizer = optimizer\n"
+    )
+    cache = f"--cache-dir={tmp_path / 'cache'}"
+    output, _, status = api.run(["--strict", cache, str(tmp_path / "uses.py")])
+    assert status == 0, output
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+# The most gradients that a step holds besides parameters, gradients and state: what the class says.
+MEMORY = {
+    "randomized": ({"method": "randomized"}, 1.3),
+    "subspace": ({"method": "subspace"}, 1.3),
+    "svd": ({"method": "svd"}, 6),
+    "gram": ({"rank": 100}, 6),
+    "gram, filtered": ({}, 9),
+    "tolerance": ({"method": "subspace", "tolerance": 100.0}, 6),
+    "tolerance, fallback": ({"method": "subspace", "tolerance": 1e-9}, 14),
+    "diagnostics": ({"method": "randomized", "diagnostics": True}, 6),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_the_memory_of_a_step(name: str) -> None:
+    options, most = MEMORY[name]
+    n = 600
+    p = nn.Parameter(torch.zeros(n, n))
+    optimizer = LRGAdam([p], fused=True, **{"rank": 5, **options})
+    for step in range(2):  # the first also makes Adam's two moments, after the filter
+        p.grad = torch.randn(n, n, generator=torch.Generator().manual_seed(step))
+        assert peak_bytes(optimizer.step) / (4 * n * n) <= max(most, 0 if step else 3.1)
 
 
 # --- information ------------------------------------------------------------------------------

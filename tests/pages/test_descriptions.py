@@ -140,14 +140,16 @@ def test_the_table_of_stages_is_the_one_of_the_pipeline() -> None:
 
 
 def test_the_example_trains() -> None:
-    (example,) = OPTIMIZER.blocks("python")
+    example, schedule = OPTIMIZER.blocks("python")
     names: dict[str, object] = {}
     exec(example, names)
     assert names["loss"] < 0.5
+    exec(schedule, names)
+    assert names["optimizer"].last_step_info[0].rank == 5
 
 
 def test_the_front_page_shows_the_lines_of_the_example() -> None:
-    (example,) = OPTIMIZER.blocks("python")
+    example, _ = OPTIMIZER.blocks("python")
     for line in ("from lrg_adam import LRGAdam", "LRGAdam(model.parameters(), lr=1e-3, rank=20)"):
         assert f"`{line}`" in FRONT.source
         assert line in example
