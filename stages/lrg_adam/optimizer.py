@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 from torch.optim import Adam
 from torch.optim.adam import adam
-from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import ParamsT
 
-from . import low_rank
+from . import low_rank, private
 from .flatten import from_square, resembling, square_side, to_square
 
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ class LRGAdam(Adam):
                 self.param_groups.pop()
                 raise
 
-    @_disable_dynamo
+    @private.uncompiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned.
 
@@ -308,7 +307,7 @@ class LRGAdam(Adam):
     @overload
     def step(self, closure: Callable[[], _T]) -> _T: ...
 
-    @_use_grad_for_differentiable
+    @private.with_grad_if_differentiable
     def step(self, closure: Callable[[], _T] | None = None) -> _T | None:
         """Perform a single optimization step.
 
@@ -322,7 +321,7 @@ class LRGAdam(Adam):
             torch.linalg.LinAlgError: if a decomposition and its retry both fail.
 
         """
-        self._accelerator_graph_capture_health_check()
+        private.check_graph_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -335,9 +334,7 @@ class LRGAdam(Adam):
 
         for group in self.param_groups:
             lists: tuple[_List, _List, _List, _List, _List, _List] = ([], [], [], [], [], [])
-            has_complex = self._init_group(  # type: ignore[no-untyped-call]  # torch does not type it
-                group, *lists
-            )
+            has_complex = private.init_group(self, group, *lists)
             beta1, beta2 = group["betas"]
             # Not super().step(), because its hooks and profiler range would run a second time.
             adam(
@@ -549,10 +546,11 @@ def _matrix_shape(grads: list[Tensor], options: dict[str, Any]) -> tuple[int, in
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    finite = tensor.isfinite().all()
+    finite = tensor.isfinite()
     if hasattr(finite, "full_tensor"):  # agree with the other processes
-        finite = finite.full_tensor()
-    return bool(finite)
+        # By a sum: torch 2.8 adds up what each process finds all() to be.
+        return int(finite.logical_not().sum().full_tensor()) == 0
+    return bool(finite.all())
 
 
 def _check_gradient(grad: Tensor) -> None:
