@@ -546,11 +546,12 @@ def _matrix_shape(grads: list[Tensor], options: dict[str, Any]) -> tuple[int, in
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    finite = tensor.isfinite()
-    if hasattr(finite, "full_tensor"):  # agree with the other processes
-        # By a sum: torch 2.8 adds up what each process finds all() to be.
-        return int(finite.logical_not().sum().full_tensor()) == 0
-    return bool(finite.all())
+    if not hasattr(tensor, "full_tensor"):
+        return bool(tensor.isfinite().all())
+    # Agree with the other processes. By a sum: torch 2.8 adds up what each finds all() to be.
+    wrong = tensor.isfinite().logical_not().sum()
+    assert hasattr(wrong, "full_tensor")
+    return int(wrong.full_tensor()) == 0
 
 
 def _check_gradient(grad: Tensor) -> None:
