@@ -43,7 +43,7 @@ def test_a_stage_needs_its_declared_inputs_alone(
                 shutil.copy2(project.folder / file, folder)
         before = files_below(folder)
 
-        sandbox.run("sh", "-c", f"{stage['cmd']} {SHORTEST[name]}")
+        sandbox.shell(f"{stage['cmd']} {SHORTEST[name]}")
 
         after = files_below(folder)
         (output,) = set(after) - set(before)

@@ -100,7 +100,7 @@ def test_a_stage_needs_its_declared_inputs_alone(
     sandbox = isolated(finished, STAGES[name], tmp_path)
     before = files_below(tmp_path)
 
-    sandbox.run("sh", "-c", STAGES[name]["cmd"])
+    sandbox.shell(STAGES[name]["cmd"])
 
     after = files_below(tmp_path)
     written = set(after) - set(before)
