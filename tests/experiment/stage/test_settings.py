@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -41,10 +42,10 @@ def test_this_process_has_the_settings() -> None:
     assert settings.ARITHMETIC.items() <= os.environ.items()
 
 
-def test_this_machine_takes_its_settings_in_silence() -> None:
+def test_this_machine_takes_its_settings_without_a_warning() -> None:
     environment, said = loaded(platform.machine())
     assert settings.ARITHMETIC.items() <= environment.items()
-    assert said == ""
+    assert not re.search("warn|invalid|unknown", said, re.IGNORECASE), said
 
 
 @pytest.mark.parametrize("names", [("x86_64", "AMD64"), ("aarch64", "arm64", "ARM64")])
