@@ -20,14 +20,14 @@ def test_these_are_all_stages(with_own: Project) -> None:
 
 
 @pytest.mark.parametrize("address", addresses())
-def test_a_stage_needs_its_declared_inputs_alone(
+def test_a_stage_needs_its_declared_inputs_alone_and_warns_of_nothing(
     with_own: Project, address: str, tmp_path: Path
 ) -> None:
     stage = all_stages(with_own)[address]
     sandbox = isolated(with_own, stage, tmp_path)
     before = files_below(tmp_path)
 
-    sandbox.shell(commands(with_own)[address])
+    sandbox.shell(commands(with_own)[address], PYTHONWARNINGS="error")
 
     after = files_below(tmp_path)
     assert set(after) - set(before) == set(stage_outputs(stage))
