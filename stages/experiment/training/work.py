@@ -223,10 +223,11 @@ def cluster(address: str, data: Data) -> tuple[Executor, Any, tuple[type[Excepti
         ) from None
     try:
         client = Client(address, timeout=PATIENCE)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # the last two: no certificate
         raise UserError(
-            f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, "
-            "such as tcp://127.0.0.1:8786; unset, the work stays on this machine"
+            f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, such as "
+            "tcp://127.0.0.1:8786, to this machine's certificate if it asks for one; unset, the "
+            f"work stays on this machine ({' '.join(str(error).split())})"
         ) from None
     sent = client.scatter(data, broadcast=True, hash=False)
     return client.get_executor(pure=False), sent, (KilledWorker, CancelledError)
