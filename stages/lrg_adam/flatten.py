@@ -47,7 +47,7 @@ def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]
     padding = flat.shape[-1] - sum(sizes)
     pieces = torch.split(flat, [*sizes, padding], dim=-1)
-    return [resembling(piece, t) for piece, t in zip(pieces, like, strict=False)]
+    return [resembling(piece, t) for piece, t in zip(pieces[:-1], like, strict=True)]
 
 
 def resembling(tensor: Tensor, like: Tensor) -> Tensor:

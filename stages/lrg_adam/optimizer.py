@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 from torch.nn.parameter import is_lazy
 from torch.optim import Adam
 from torch.optim.adam import adam
-from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import ParamsT
 
-from . import low_rank
+from . import low_rank, private
 from .flatten import from_square, resembling, square_side, to_square
 
 if TYPE_CHECKING:
@@ -295,7 +294,7 @@ class LRGAdam(Adam):
                 self.param_groups.pop()
                 raise
 
-    @_disable_dynamo
+    @private.uncompiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned.
 
@@ -321,7 +320,7 @@ class LRGAdam(Adam):
     @overload
     def step(self, closure: Callable[[], _T]) -> _T: ...
 
-    @_use_grad_for_differentiable
+    @private.with_grad_if_differentiable
     def step(self, closure: Callable[[], _T] | None = None) -> _T | None:
         """Perform a single optimization step.
 
@@ -336,7 +335,7 @@ class LRGAdam(Adam):
             torch.linalg.LinAlgError: if a decomposition and its retry both fail.
 
         """
-        self._accelerator_graph_capture_health_check()
+        private.check_graph_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -349,9 +348,7 @@ class LRGAdam(Adam):
 
         for group in self.param_groups:
             lists: tuple[_List, _List, _List, _List, _List, _List] = ([], [], [], [], [], [])
-            has_complex = self._init_group(  # type: ignore[no-untyped-call]  # torch does not type it
-                group, *lists
-            )
+            has_complex = private.init_group(self, group, *lists)
             beta1, beta2 = group["betas"]
             # Not super().step(), because its hooks and profiler range would run a second time.
             adam(
@@ -468,7 +465,7 @@ class LRGAdam(Adam):
 
     def _check_whole(self, group: dict[str, Any]) -> None:
         """Refuse the parts of parameters that other kinds of sharding leave to each process."""
-        if any(getattr(p, "_fsdp_flattened", False) for p in group["params"]):
+        if any(private.is_flattened(p) for p in group["params"]):
             raise ValueError(
                 "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
                 "torch.distributed.fsdp.fully_shard"
@@ -585,11 +582,13 @@ def _matrix_shape(grads: list[Tensor], options: dict[str, Any]) -> tuple[int, in
 
 
 def _finite(tensor: Tensor) -> Tensor:
-    finite = tensor.isfinite().all()
-    if hasattr(finite, "full_tensor"):  # agree with the other processes
-        whole: Tensor = finite.full_tensor()
-        return whole
-    return finite
+    if not hasattr(tensor, "full_tensor"):
+        return tensor.isfinite().all()
+    # Agree with the other processes. By a sum: torch 2.8 adds up what each finds all() to be.
+    wrong = tensor.isfinite().logical_not().sum()
+    assert hasattr(wrong, "full_tensor")
+    none: Tensor = wrong.full_tensor() == 0
+    return none
 
 
 def _check_gradient(grad: Tensor) -> None:

@@ -123,6 +123,10 @@ def test_there_is_such_a_module(page: Page, words: list[str]) -> None:
 
 @pytest.mark.parametrize(("page", "words"), of("pip"), ids=described)
 def test_there_are_such_extras(page: Page, words: list[str]) -> None:
+    if words[1].startswith("torch"):
+        assert words[1] in (ROOT / "constraints.txt").read_text().splitlines(), page.path
+        assert words[2:] == ["--index-url", "https://download.pytorch.org/whl/cpu"]
+        return
     assert words[:4] == ["install", "-c", "constraints.txt", "-e"], page.path
     extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[4])[1] or ""
     known = CONFIGURATION["project"]["optional-dependencies"]

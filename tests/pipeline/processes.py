@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 from project import ENVIRONMENT, Project, stage_outputs
 
@@ -67,6 +68,7 @@ class Run:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to every process of the group; Ctrl-C is SIGINT."""
+        needs_posix()
         os.killpg(self.process.pid, number)
 
     def stage(self) -> psutil.Process:
@@ -78,6 +80,12 @@ class Run:
         ]
         # Its workers, which are forked, look like the stage.
         return min(found, key=lambda process: process.create_time())
+
+
+def needs_posix() -> None:
+    """Skip the test on other systems, whose signals and shells are others."""
+    if os.name != "posix":
+        pytest.skip("needs the signals and the shell of POSIX")
 
 
 def left_behind(project: Project, patience: float = 30) -> list[psutil.Process]:
@@ -155,7 +163,8 @@ def mend(project: Project, output: str) -> None:
 
 def go_back(project: Project) -> None:
     """Take the way back, and find a tree without changes."""
-    project.run("sh", "-c", WAY_BACK)
+    needs_posix()
+    project.shell(WAY_BACK)
     assert project.run("git", "branch", "--show-current").stdout == "main\n"
     assert project.run("git", "status", "--porcelain").stdout == ""
 

@@ -125,8 +125,20 @@ class Project:
         self, *command: str | Path, check: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's folder."""
+        return self._done(list(map(str, command)), check, environment)
+
+    def shell(
+        self, command: str, check: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell in the project's folder, as DVC runs those of its stages."""
+        return self._done(command, check, environment)
+
+    def _done(
+        self, command: str | list[str], check: bool, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            list(map(str, command)),
+            command,
+            shell=isinstance(command, str),
             cwd=self.folder,
             env=ENVIRONMENT | environment,
             capture_output=True,

@@ -20,6 +20,12 @@ from experiment.stage.settings import INSTRUCTIONS
 LESSER_PROCESSOR = {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
+# What is promised from one processor to another.
+X86_64 = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="the promise is for x86-64"
+)
+
+
 def clone(project: Project, folder: Path) -> Project:
     subprocess.run(["git", "clone", "-q", project.folder, folder], check=True)
     return Project(folder)
@@ -29,7 +35,7 @@ def clone(project: Project, folder: Path) -> Project:
 def test_a_cold_run_in_another_clone_and_environment_gives_the_same_bytes(
     finished: Project, tmp_path: Path
 ) -> None:
-    fresh = clone(finished, tmp_path / "another clone")
+    fresh = clone(finished, tmp_path / "another clone, überall")
     for output in fresh.outputs():
         (fresh.folder / output).unlink(missing_ok=True)
     assert fresh.read() == {}
@@ -58,7 +64,7 @@ def again(project: Project, stage: str, **environment: str) -> dict[str, bytes]:
     """The outputs of a stage that is run again by hand."""
     for output in stage_outputs(project.stages()[stage]):
         (project.folder / output).unlink()
-    project.run("sh", "-c", project.stages()[stage]["cmd"], **environment)
+    project.shell(project.stages()[stage]["cmd"], **environment)
     return project.read()
 
 
@@ -67,6 +73,32 @@ def again(project: Project, stage: str, **environment: str) -> dict[str, bytes]:
 )
 def test_four_workers_give_the_same_bytes(project: Project, finished: Project, stage: str) -> None:
     assert again(project, stage, EXPERIMENT_WORKERS="4") == finished.read()
+
+
+# Wherever Python is started with this file on its path, processes begin as on macOS and Windows.
+SPAWN = """
+import multiprocessing, os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    open(os.environ["SPAWN_LOG"], "a").close()
+context = multiprocessing.get_context
+multiprocessing.get_context = lambda method=None: context("spawn")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["tune_lrg_adam", "final_train@lrg_adam"])
+def test_processes_that_are_spawned_give_the_same_bytes(
+    project: Project, finished: Project, stage: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SPAWN)
+    log = tmp_path / "spawned"
+
+    found = again(
+        project, stage, EXPERIMENT_WORKERS="2", PYTHONPATH=str(tmp_path), SPAWN_LOG=str(log)
+    )
+
+    assert log.exists()
+    assert found == finished.read()
 
 
 @pytest.mark.parametrize("stage", ["tune_lrg_adam", "final_train@lrg_adam", "compare"])
@@ -120,7 +152,7 @@ def arithmetic(imports: str, **environment: str) -> dict[str, str]:
     return dict(line.split() for line in lines)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the promise is for x86-64")
+@X86_64
 @pytest.mark.parametrize("library", PROCESSORS)
 @pytest.mark.slow
 def test_the_settings_make_equal_what_instructions_would_make_differ(library: str) -> None:
@@ -191,6 +223,7 @@ CHEAP = {
 }
 
 
+@X86_64
 @pytest.mark.parametrize(
     ("pipeline", "stage"), [(pipeline, stage) for pipeline in CHEAP for stage in CHEAP[pipeline]]
 )
@@ -201,7 +234,7 @@ def test_a_cheap_stage_gives_the_committed_bytes(
 
     lock = yaml.safe_load((committed.folder / pipeline).with_suffix(".lock").read_text())
 
-    committed.run("sh", "-c", lock["stages"][stage]["cmd"])
+    committed.shell(lock["stages"][stage]["cmd"])
 
     assert committed.run("git", "status", "--porcelain", "--untracked-files=no").stdout == ""
     for output in lock["stages"][stage]["outs"]:
@@ -209,6 +242,7 @@ def test_a_cheap_stage_gives_the_committed_bytes(
         assert hashlib.md5(content).hexdigest() == output["md5"]
 
 
+@X86_64
 @pytest.mark.slow
 def test_a_whole_run_gives_the_committed_bytes(committed: Project) -> None:
     committed.dvc("repro", "-f", EXPERIMENT_WORKERS=str(os.cpu_count()))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
+import yaml
 from processes import Run, forget, go_back, kept, same_results
 from project import ENVIRONMENT, Project
 
 from experiment.stage.errors import UserError
 from experiment.training import work
+from pages.pages import DETAIL
 
 DASK = [sys.executable, "-m", "dask"]
 
@@ -23,9 +28,9 @@ DASK = [sys.executable, "-m", "dask"]
 class Cluster:
     """A scheduler and two workers on loopback, started as on separate machines."""
 
-    def __init__(self, folder: Path, stages: Path) -> None:
+    def __init__(self, folder: Path, stages: Path, **environment: str) -> None:
         self.folder = folder
-        self.environment = ENVIRONMENT | {"PYTHONPATH": str(stages)}
+        self.environment = ENVIRONMENT | {"PYTHONPATH": str(stages)} | environment
         self.processes: list[subprocess.Popen[bytes]] = []
         file = folder / "scheduler.json"
         self.start(
@@ -97,6 +102,58 @@ def test_a_cluster_gives_the_same_bytes_although_a_worker_dies(
 
     assert run.wait() == 0, run.output
     assert same_results(project, finished)
+
+
+def certificate(folder: Path) -> Path:
+    """Dask's configuration with a key and a certificate, made as the page says."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    lines = [line for block in DETAIL.blocks("sh") for line in block.splitlines()]
+    (make,) = (line for line in lines if line.startswith("openssl "))
+    (configuration,) = (block for block in DETAIL.blocks("yaml") if "require-encryption" in block)
+    folder.mkdir()
+    subprocess.run(make.replace("/etc/dask", str(folder)).split(), check=True, capture_output=True)
+    (folder / "tls.yaml").write_text(configuration.replace("/etc/dask", str(folder)))
+    return folder / "tls.yaml"
+
+
+@pytest.fixture
+def encrypted(project: Project, tmp_path: Path) -> Iterator[Cluster]:
+    configuration = str(certificate(tmp_path / "dask"))
+    cluster = Cluster(tmp_path, project.folder / "stages", DASK_CONFIG=configuration)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.slow
+def test_a_cluster_over_tls_serves_who_holds_the_key_alone(
+    project: Project, finished: Project, encrypted: Cluster, tmp_path: Path
+) -> None:
+    assert encrypted.address.startswith("tls://127.0.0.1:")
+    forget(project, "final_train@lrg_adam")
+    project.dvc(
+        *("repro", "final_train@lrg_adam"),
+        DASK_SCHEDULER_ADDRESS=encrypted.address,
+        DASK_CONFIG=encrypted.environment["DASK_CONFIG"],
+    )
+    assert same_results(project, finished)
+
+    # Without a certificate, with and without encryption; then with one of its own.
+    plain = encrypted.address.replace("tls://", "tcp://")
+    own = yaml.safe_load(certificate(tmp_path / "own").read_text())
+    trusting = copy.deepcopy(own)
+    trusting["distributed"]["comm"]["tls"]["ca-file"] = str(tmp_path / "dask/cert.pem")
+    for address, configuration in (
+        (encrypted.address, {}),
+        (plain, {}),
+        (encrypted.address, own),
+        (encrypted.address, trusting),
+    ):
+        with (
+            dask.config.set(dask.config.merge(dask.config.config, configuration)),
+            pytest.raises(UserError, match=rf"^DASK_SCHEDULER_ADDRESS = '{address}'; allowed: "),
+        ):
+            work.cluster(address, ())
 
 
 @pytest.mark.slow

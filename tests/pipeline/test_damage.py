@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from processes import Run, forget, forget_runs, kept, mend, same_results
+from processes import Run, forget, forget_runs, kept, mend, needs_posix, same_results
 from project import Project, set_params
 
 
@@ -176,18 +176,19 @@ def test_a_stage_names_a_table_that_is_none(
 def test_a_hand_edited_best_is_refused(project: Project, best: str) -> None:
     (project.folder / "metrics/tune_adam.json").write_text(f'{{"best": {best}}}')
 
-    failed = project.run("sh", "-c", project.stages()["final_train@adam"]["cmd"], check=False)
+    failed = project.shell(project.stages()["final_train@adam"]["cmd"], check=False)
 
     one_line(failed, "metrics/tune_adam.json: best = ")
 
 
 @pytest.mark.parametrize("stage", ["fetch_data", "final_train@lrg_adam", "plot"])
 def test_a_full_disk_is_reported(project: Project, stage: str) -> None:
+    needs_posix()
     before = project.read()
     # No file may grow beyond a block or two: to a program that is a full disk.
     command = f"ulimit -f 2; {project.stages()[stage]['cmd']}"
 
-    failed = project.run("sh", "-c", command, check=False)
+    failed = project.shell(command, check=False)
 
     one_line(failed, {"fetch_data": "data/", "plot": "plots/"}.get(stage, ".scratch/"))
     assert project.read() == before
@@ -197,6 +198,7 @@ def test_a_full_disk_is_reported(project: Project, stage: str) -> None:
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
     """An empty file system of its own over a folder; the test is skipped where that is denied."""
+    needs_posix()
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False
     )
@@ -215,7 +217,7 @@ def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str,
     with mounted(folder, options):
         if options != "ro":
             (folder / "ballast").write_bytes(b"0" * 4096)
-        failed = project.run("sh", "-c", command, check=False)
+        failed = project.shell(command, check=False)
 
     one_line(failed, "models/")
     assert why in failed.stderr
@@ -227,7 +229,7 @@ def test_a_file_in_the_way_of_a_folder_is_reported(project: Project) -> None:
     (project.folder / "plots").rename(project.folder / "elsewhere")
     (project.folder / "plots").touch()
 
-    failed = project.run("sh", "-c", project.stages()["plot"]["cmd"], check=False)
+    failed = project.shell(project.stages()["plot"]["cmd"], check=False)
 
     one_line(failed, "plots")
 

@@ -38,7 +38,7 @@ def run_audited(project: Project, command: str, folder: Path) -> None:
     log = folder / "audit.log"
     shutil.rmtree(project.folder / ".scratch", ignore_errors=True)
 
-    project.run("sh", "-c", command, PYTHONPATH=str(folder), AUDIT_LOG=str(log))
+    project.shell(command, PYTHONPATH=str(folder), AUDIT_LOG=str(log))
 
     assert not log.exists(), log.read_text()
 

@@ -20,14 +20,14 @@ def test_these_are_all_stages(with_own: Project) -> None:
 
 
 @pytest.mark.parametrize("address", addresses())
-def test_a_stage_needs_its_declared_inputs_alone(
+def test_a_stage_needs_its_declared_inputs_alone_and_warns_of_nothing(
     with_own: Project, address: str, tmp_path: Path
 ) -> None:
     stage = all_stages(with_own)[address]
     sandbox = isolated(with_own, stage, tmp_path)
     before = files_below(tmp_path)
 
-    sandbox.run("sh", "-c", commands(with_own)[address])
+    sandbox.shell(commands(with_own)[address], PYTHONWARNINGS="error")
 
     after = files_below(tmp_path)
     assert set(after) - set(before) == set(stage_outputs(stage))
@@ -45,6 +45,6 @@ def test_a_stage_needs_its_declared_inputs_alone(
 def test_two_processes_give_the_same_bytes(studied: Project, address: str, tmp_path: Path) -> None:
     stage = all_stages(studied)[address]
     sandbox = isolated(studied, stage, tmp_path)
-    sandbox.run("sh", "-c", commands(studied)[address], EXPERIMENT_WORKERS="2")
+    sandbox.shell(commands(studied)[address], EXPERIMENT_WORKERS="2")
     for path in stage_outputs(stage):
         assert (tmp_path / path).read_bytes() == (studied.folder / path).read_bytes()

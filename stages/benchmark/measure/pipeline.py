@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 from experiment.stage import files
@@ -62,13 +62,15 @@ def running(folder: Path, *command: str, **extra: str) -> Iterator[subprocess.Po
             env=environment | extra,
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid)
+            for one in (started, *started.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
         process.wait()
 
 
@@ -118,7 +120,7 @@ def cluster(folder: Path) -> Iterator[str]:
 
 
 def first_piece(folder: Path) -> float:
-    """Seconds until a run has finished a piece of work; it is killed then, with SIGKILL."""
+    """Seconds until a run has finished a piece of work; it is killed then."""
 
     def kept() -> set[Path]:
         return set((folder / ".scratch" / TRAIN.replace("@", "_")).glob("*.pt"))

@@ -9,6 +9,7 @@ import glob
 import io
 import json
 import os
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,12 +165,34 @@ def _checked(
     return table
 
 
+class _Entry(zipfile.ZipInfo):
+    """An entry whose headers are the same under every Python and system.
+
+    They are those that `numpy.savez` writes under Linux from Python 3.11.4 on: dated 1980, sizes
+    in the extra field alone. Before, they would also stand where they are 0xFFFFFFFF here.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.create_system = 3  # Unix
+        self.create_version = self.extract_version = 45  # has sizes of 64 bits
+        self.external_attr = 0o600 << 16
+
+    def FileHeader(self, zip64: bool | None = None) -> bytes:  # noqa: ARG002, N802
+        header = super().FileHeader(zip64=True)
+        return header[:18] + b"\xff" * 8 + header[26:]
+
+
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays as an uncompressed .npz, readable with `allow_pickle=False`."""
     import numpy as np
 
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            archive.writestr(_Entry(f"{name}.npy"), content.getvalue())
     write(path, buffer.getvalue())
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SCRATCH = Path(".scratch")
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
 PATIENCE = 10  # seconds that a scheduler has to answer
+MOST_ON_WINDOWS = 61  # processes, which is as many as it lets one wait for
 
 Data = TypeVar("Data", bound=Iterable[Split])
 Task = TypeVar("Task")
@@ -194,14 +195,16 @@ def _read(path: Path) -> Result | None:
 
 
 def workers() -> int:
-    """Number of processes to use: EXPERIMENT_WORKERS, or else one per core."""
+    """Number of processes to use: EXPERIMENT_WORKERS, or else one per core; what Windows allows."""
     asked = os.environ.get("EXPERIMENT_WORKERS")
     if asked is None:
         affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
-    if not asked.isdecimal() or int(asked) < 1:
+        count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    elif not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"EXPERIMENT_WORKERS = {asked!r}; allowed: a whole number of at least 1")
-    return int(asked)
+    else:
+        count = int(asked)
+    return min(count, MOST_ON_WINDOWS) if sys.platform == "win32" else count
 
 
 def cluster(address: str, data: Data) -> tuple[Executor, Any, tuple[type[Exception], ...]]:
@@ -220,10 +223,11 @@ def cluster(address: str, data: Data) -> tuple[Executor, Any, tuple[type[Excepti
         ) from None
     try:
         client = Client(address, timeout=PATIENCE)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RuntimeError) as error:  # the last two: no certificate
         raise UserError(
-            f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, "
-            "such as tcp://127.0.0.1:8786; unset, the work stays on this machine"
+            f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, such as "
+            "tcp://127.0.0.1:8786, to this machine's certificate if it asks for one; unset, the "
+            f"work stays on this machine ({' '.join(str(error).split())})"
         ) from None
     sent = client.scatter(data, broadcast=True, hash=False)
     return client.get_executor(pure=False), sent, (KilledWorker, CancelledError)

@@ -241,6 +241,18 @@ def test_a_number_of_workers_that_is_none_is_reported(
         pass
 
 
+@pytest.mark.parametrize("asked", [None, "100"])
+def test_windows_has_61_workers_at_most(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EXPERIMENT_WORKERS")
+    if asked is not None:
+        monkeypatch.setenv("EXPERIMENT_WORKERS", asked)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 100)
+    assert work.workers() == 100
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert work.workers() == 61
+
+
 def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     opened = open_work(device="cuda")
