@@ -381,6 +381,7 @@ class LRGAdam(Adam):
         for _, p in present:
             _check_gradient(p.grad)
         if any(p.is_meta for _, p in present):  # no values to filter: what follows is Adam's
+            self.last_step_info = ()
             return {}
         results: list[_Filtered] = []
         for options, params in self._matrices():
