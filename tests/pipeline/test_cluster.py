@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import dask
 import psutil
@@ -32,34 +33,32 @@ class Cluster:
         self.folder = folder
         self.environment = ENVIRONMENT | {"PYTHONPATH": str(stages)} | environment
         self.processes: list[subprocess.Popen[bytes]] = []
-        file = folder / "scheduler.json"
-        self.start(
-            "scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
-            str(file),
-        )
-        end = time.monotonic() + 60
-        while not file.exists():
+
+    def __enter__(self) -> Self:
+        return self
+
+    def begin(self) -> None:
+        file = self.folder / "scheduler.json"
+        quiet = ("--host", "127.0.0.1", "--no-dashboard")
+        self.start("scheduler", *quiet, "--port", "0", "--scheduler-file", str(file))
+        self.until(file.exists)
+        self.address = re.search('"address": "([^"]+)"', file.read_text())[1]
+        local = ("--nthreads", "1", "--local-directory", str(self.folder))
+        self.workers = [self.start("worker", self.address, *quiet, *local) for _ in range(2)]
+        # Both have the data then, which are sent to the workers that are there.
+        logs = [self.folder / f"worker.{number}.log" for number in (1, 2)]
+        self.until(lambda: all("Registered to" in log.read_text() for log in logs))
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            kill_tree(process.pid)
+            process.wait()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 120
+        while not condition():
             assert time.monotonic() < end
             time.sleep(0.1)
-        self.address = re.search('"address": "([^"]+)"', file.read_text())[1]
-        self.workers = [
-            self.start(
-                "worker",
-                self.address,
-                "--nthreads",
-                "1",
-                "--no-dashboard",
-                "--local-directory",
-                str(folder),
-            )
-            for _ in range(2)
-        ]
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{command[0]}.{len(self.processes)}.log").open("w") as log:
@@ -68,11 +67,6 @@ class Cluster:
             )
         self.processes.append(process)
         return process
-
-    def stop(self) -> None:
-        for process in self.processes:
-            kill_tree(process.pid)
-            process.wait()
 
 
 def kill_tree(pid: int) -> None:
@@ -87,9 +81,9 @@ def kill_tree(pid: int) -> None:
 
 @pytest.fixture
 def cluster(project: Project, tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, project.folder / "stages")
-    yield cluster
-    cluster.stop()
+    with Cluster(tmp_path, project.folder / "stages") as cluster:
+        cluster.begin()
+        yield cluster
 
 
 def test_a_cluster_gives_the_same_bytes_although_a_worker_dies(
@@ -120,9 +114,9 @@ def certificate(folder: Path) -> Path:
 @pytest.fixture
 def encrypted(project: Project, tmp_path: Path) -> Iterator[Cluster]:
     configuration = str(certificate(tmp_path / "dask"))
-    cluster = Cluster(tmp_path, project.folder / "stages", DASK_CONFIG=configuration)
-    yield cluster
-    cluster.stop()
+    with Cluster(tmp_path, project.folder / "stages", DASK_CONFIG=configuration) as cluster:
+        cluster.begin()
+        yield cluster
 
 
 @pytest.mark.slow
