@@ -195,7 +195,8 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("git", "init", "-q", "-b", "main")
     project.commit("The repository, with its results")
     # The data are not in Git.
-    project.run("python", "stages", "fetch_data")
+    for stage in ("check_params", "fetch_data"):
+        project.run("python", "stages", stage)
     return project
 
 

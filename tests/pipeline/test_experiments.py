@@ -112,7 +112,7 @@ MISTAKES = [
     ("model.name=nothing", r"params\.yaml: model\.name = 'nothing'; allowed: .*: cnn, .*, mlp$"),
     ("data.name=nothing", r"params\.yaml: data\.name = 'nothing'; allowed: .*: digits, mnist1d$"),
     ("rank=true", r"params\.yaml: rank = True; allowed: tuned, or "),
-    ("+new=1", r"params\.yaml: unknown key new = 1; allowed in its place: seed, rank, "),
+    ("+new=1", r"params\.yaml: unknown key new = 1; allowed in its place: seed, device, "),
     ("+tune.new=1", r"params\.yaml: unknown key tune\.new = 1; allowed in its place: "),
     ("+model.new=1", r"unknown key params\.yaml: model\.new; allowed: hidden, name and "),
     ("training.batch_size=100000", r"params\.yaml: training\.batch_size = 100000; allowed: at "),

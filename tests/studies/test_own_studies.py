@@ -53,7 +53,13 @@ def test_it_trains_its_arms_alone_and_changes_no_byte_of_what_is_published(
     ran = project.ran("repro", f"{STUDIES}:compare_own@mine")
 
     names = [address.rpartition(":")[2] for address in ran]
-    assert sorted(names) == ["check_arms", "compare_own@mine", "own@rmsprop", "own@sign"]
+    assert sorted(names) == [
+        "check_arms",
+        "check_params",
+        "compare_own@mine",
+        "own@rmsprop",
+        "own@sign",
+    ]
     after = files_below(project.folder)
     # Folders of outputs have a .gitignore only where DVC keeps outputs from Git.
     assert after.keys() - before.keys() == OURS | {"stages/experiment/optimizers/sign.py"}

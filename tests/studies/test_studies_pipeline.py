@@ -178,7 +178,7 @@ def test_an_edit_of_a_report_of_the_studies_trains_nothing(project: Project) -> 
 
 def test_an_optimizer_more_trains_no_published_arm(project: Project) -> None:
     (project.folder / "stages/experiment/optimizers/sign.py").write_text(SIGN)
-    assert project.ran("repro", STUDIES) == []
+    assert trained(project, STUDIES) == []
 
 
 def test_a_network_or_a_data_set_more_trains_no_published_arm(project: Project) -> None:
