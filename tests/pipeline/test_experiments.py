@@ -37,6 +37,12 @@ def changed_lines(project: Project) -> tuple[int, int]:
     return added, deleted
 
 
+def cloned(source: Path, folder: Path) -> Project:
+    """A clone of a repository, with no cache of its own."""
+    subprocess.run(["git", "clone", "-q", source, folder], check=True)
+    return Project(folder)
+
+
 @pytest.fixture
 def variant(at_10: Project, tmp_path: Path) -> Project:
     """A copy of the project after an experiment with rank 10, to be changed."""
@@ -86,8 +92,7 @@ def test_null_still_means_tuned(variant: Project, finished: Project) -> None:
 def test_a_fresh_clone_restores_the_committed_results_once_it_has_committed_them_to_dvc(
     finished: Project, tmp_path: Path, committed: bool
 ) -> None:
-    subprocess.run(["git", "clone", "-q", finished.folder, tmp_path / "clone"], check=True)
-    clone = Project(tmp_path / "clone")
+    clone = cloned(finished.folder, tmp_path / "clone")
     # What is in Git is not made again.
     trainings = {"final_train@adam", "final_train@lrg_adam"}
     assert set(clone.ran("repro")) == {"check_params", "fetch_data"} | trainings
@@ -293,11 +298,7 @@ def test_an_experiment_is_shared_with_its_results(finished: Project, tmp_path: P
     bare = tmp_path / "bare.git"
     subprocess.run(["git", "clone", "-q", "--bare", finished.folder, bare], check=True)
 
-    def clone(name: str) -> Project:
-        subprocess.run(["git", "clone", "-q", bare, tmp_path / name], check=True)
-        return Project(tmp_path / name)
-
-    mine = clone("mine")
+    mine = cloned(bare, tmp_path / "mine")
     mine.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
     mine.commit("A remote")
     mine.run("git", "push", "-q")
@@ -306,7 +307,7 @@ def test_an_experiment_is_shared_with_its_results(finished: Project, tmp_path: P
     mine.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
     mine.dvc("exp", "push", "origin", "rank-10")
 
-    yours = clone("yours")
+    yours = cloned(bare, tmp_path / "yours")
     yours.dvc("pull")
     assert yours.ran("repro") == []
     assert yours.read() == finished.read()
@@ -325,9 +326,7 @@ def test_a_cache_in_common_restores_what_another_clone_has_computed(
     project = finished.copy(tmp_path / "project")
     project.dvc("config", "cache.dir", str(tmp_path / "cache"))
     project.commit("A cache in common")
-    project.run("git", "clone", "-q", project.folder, tmp_path / "mine")
-    project.run("git", "clone", "-q", project.folder, tmp_path / "yours")
-    mine, yours = Project(tmp_path / "mine"), Project(tmp_path / "yours")
+    mine, yours = (cloned(project.folder, tmp_path / name) for name in ("mine", "yours"))
     mine.dvc("repro")
     mine.dvc("commit", "-f", "dvc.yaml")
     experiment(mine, "rank=10")
@@ -349,8 +348,7 @@ def test_a_pushed_run_cache_is_a_list_of_runs_without_their_results(
     project.commit("A remote")
     experiment(project, "rank=10")
     project.dvc("push", "--run-cache")
-    subprocess.run(["git", "clone", "-q", project.folder, tmp_path / "clone"], check=True)
-    clone = Project(tmp_path / "clone")
+    clone = cloned(project.folder, tmp_path / "clone")
     clone.dvc("pull", "--run-cache", "--allow-missing")
     assert list(clone.folder.glob(".dvc/cache/runs/*/*/*"))
 
