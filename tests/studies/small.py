@@ -89,9 +89,32 @@ SMALL_STUDIES: dict[str, Any] = {
             "logistic",
             hyperparameters={"rank": 1},
             model="logistic",
-            shuffle=True,
+            data={"name": "mnist1d", "shuffle": True},
+        ),
+        "digits": arm(
+            "digits", optimizer="adam", model="image_cnn", data={"name": "digits"}, lrs=[0.01]
         ),
         "cnn": arm("CNN", "adam", optimizer="adam", model="cnn", lrs=[0.01]),
+    },
+    "flipped_labels": {
+        "flipped_adam": arm("20 % flipped", optimizer="adam", data={"flipped": 0.2}),
+        "half_flipped": arm(
+            "10 % flipped", "flipped_adam", optimizer="adam", data={"flipped": 0.1}
+        ),
+        "flipped_rank_1": arm(
+            "20 % flipped, rank 1",
+            "flipped_adam",
+            hyperparameters={"rank": 1},
+            data={"flipped": 0.2},
+        ),
+        "flipped_permuted": arm(
+            "20 % flipped, entries permuted",
+            "flipped_rank_1",
+            optimizer="controls",
+            hyperparameters={"keep": "permuted", "rank": 1},
+            data={"flipped": 0.2},
+            lrs=[0.01],
+        ),
     },
     "approximate": {
         "certified": arm(
@@ -100,8 +123,12 @@ SMALL_STUDIES: dict[str, Any] = {
             hyperparameters={"rank": 1, "method": "subspace", "tolerance": 0.01},
         ),
     },
+    "yardstick": {
+        "yardstick_sgd": arm("SGD", "adam", optimizer="torch.optim.SGD", hyperparameters={"momentum": 0.9}),
+        "yardstick_muon": arm("Muon with Adam", "adam", optimizer="muon", lrs=[0.01]),
+    },
     "gradients": {
-        "trajectories": {"adam": {}, "rank_1": {}},
+        "trajectories": {"adam": {}, "rank_1": {}, "flipped_adam": {}},
         "look": {
             "ranks": [1, 5],
             "epochs": [1, 2],
@@ -111,6 +138,7 @@ SMALL_STUDIES: dict[str, Any] = {
             "fresh_samples": 300,
         },
     },
+    "search_budget": {"samplers": 2, "trials": [1, 3]},
     "published": {
         "samplers": 4,
         "hidden": [8],
@@ -129,7 +157,7 @@ SMALL_STUDIES: dict[str, Any] = {
 STUDY = {
     name: study
     for study, arms in SMALL_STUDIES.items()
-    if study not in ("defaults", "grids", "gradients", "published")
+    if study not in ("defaults", "grids", "gradients", "search_budget", "published")
     for name in arms
 }
 
@@ -141,6 +169,7 @@ OTHER = {
     "data.train": 170,
     "data.validation": 90,
     "data.shuffle": True,
+    "data.flipped": 0.3,
     "model.name": "cnn",
     "model.hidden": [9],
     "training.epochs": 3,

@@ -76,12 +76,13 @@ def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
     return [arrays[name] for name in names]
 
 
-def load(given: Data, seed: int) -> tuple[Dataset, str]:
-    """Load the data with a module of `experiment.datasets`.
+def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Dataset, str]:
+    """Load the data with a module of `experiment.datasets`, and flip labels if asked to.
 
     Args:
-        given: the name of the module, and its options.
-        seed: root of the random stream that the module gets as `rng`, if it takes one.
+        given: the name of the module, its options, and the share of training labels to flip.
+        seed: root of the random streams, of which the module gets one as `rng` if it takes it.
+        where: what gives the name and the options, for messages.
 
     Returns:
         The data, and their name in figures: the module's `TITLE`, or else its name.
@@ -91,21 +92,37 @@ def load(given: Data, seed: int) -> tuple[Dataset, str]:
             as `Split` describes them.
 
     """
-    module = rooms.module("datasets", given.name, "params.yaml: data.name")
+    module = rooms.module("datasets", given.name, f"{where}.name")
     create = rooms.function("datasets", given.name, module)
     arguments = rooms.arguments(
         create,
         given.options,
         Data.model_fields,
-        "params.yaml: data",
+        where,
         rng=stream(seed, "data", given.name),
     )
     try:
         dataset = create(**arguments)
     except ValueError as error:
-        raise UserError(f"params.yaml: data: {given.name} refuses: {error}") from None
+        raise UserError(f"{where}: {given.name} refuses: {error}") from None
     _check(dataset, f"stages/experiment/datasets/{given.name}.py: ")
+    if given.flipped:
+        labels = stream(seed, "data", "flipped labels")
+        dataset = dataset._replace(train=flipped(dataset.train, given.flipped, labels))
+        _check(dataset, f"{where}.flipped = {given.flipped}: ")
     return dataset, getattr(module, "TITLE", given.name)
+
+
+def flipped(split: Split, share: float, rng: np.random.Generator) -> Split:
+    """The same samples, a share of them with another class, each other one as likely.
+
+    The labels that a smaller share flips are among those of a larger one, and get the same class.
+    """
+    chosen = rng.permutation(len(split.y))[: round(share * len(split.y))]
+    shifts = rng.integers(1, split.classes, len(split.y))
+    y = split.y.copy()
+    y[chosen] = (y[chosen] + shifts[chosen]) % split.classes
+    return Split(split.x, y)
 
 
 def _check(dataset: Dataset, where: str) -> None:

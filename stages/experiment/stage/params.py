@@ -42,6 +42,7 @@ class Data(_Brought):
     train: Whole = whole(1, 10_000_000)
     validation: Whole = whole(1, 10_000_000)
     shuffle: bool = Field(strict=True, description="true or false")
+    flipped: Real = Field(ge=0, lt=1, description="a number of at least 0 and below 1")
 
 
 class Model(_Brought):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import optuna
+import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
+from experiment.stage.params import Tune
 from experiment.stage.randomness import stream
 from experiment.training import progress
 from experiment.training.loop import Setting, evaluate, train
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.work import Result
+from experiment.training.work import Result, Work
 
 Interval = FloatDistribution | IntDistribution
 Space = Mapping[str, Interval]
@@ -42,6 +44,70 @@ class TrialTask:
 
     setting: Setting
     replicates: int
+
+
+def search_space(optimizer: str, intervals: Tune, rank: int | str, side: int) -> Space:
+    """What a search varies: `lr`, and for LRG-Adam `rank` too if it is to be tuned.
+
+    Args:
+        optimizer: adam or lrg_adam.
+        intervals: of the learning rate and the rank.
+        rank: `tuned`, or a fixed one.
+        side: of the gradient matrix.
+
+    """
+    space: dict[str, Interval] = {
+        "lr": FloatDistribution(intervals.lr.low, intervals.lr.high, log=True)
+    }
+    if optimizer == "lrg_adam" and rank == "tuned":
+        low, high = intervals.rank.low, intervals.rank.high
+        space["rank"] = IntDistribution(low, side - 1 if high == "full" else high, log=True)
+    return space
+
+
+def train_trials(
+    work: Work[Dataset], setting: Setting, space: Space, how: Tune, seed: int
+) -> list[Trial]:
+    """Search by training; a trial's loss is the mean over `how.replicates` seeds.
+
+    Args:
+        work: what the trials are spread over.
+        setting: how to train, with the hyperparameters that the search leaves alone.
+        space: those that it varies.
+        how: numbers of trials, of those proposed at once, and of seeds.
+        seed: root of the sampler's random streams.
+
+    """
+
+    def losses(points: Sequence[Hyperparameters]) -> list[float]:
+        tasks = [
+            TrialTask(
+                replace(setting, hyperparameters={**setting.hyperparameters, **point}),
+                how.replicates,
+            )
+            for point in points
+        ]
+        results = work.run(evaluate_trial, tasks)
+        return [float(result["validation_loss_nats"].mean()) for result in results]
+
+    return search(space, losses, trials=how.trials, wave=how.wave, seed=seed)
+
+
+def table(trials: Sequence[Trial], fixed: Hyperparameters) -> pd.DataFrame:
+    """One row per trial, with the hyperparameters that are fixed and the best loss so far."""
+    rows = pd.DataFrame(
+        {
+            "trial": number,
+            "lr": None,
+            "rank": None,
+            **fixed,
+            **trial.hyperparameters,
+            "trial_loss_nats": trial.validation_loss,
+        }
+        for number, trial in enumerate(trials)
+    )
+    rows["best_so_far_nats"] = rows["trial_loss_nats"].cummin()
+    return rows
 
 
 def evaluate_trial(data: Dataset, task: TrialTask) -> Result:

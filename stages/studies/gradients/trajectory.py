@@ -16,7 +16,6 @@ from scipy import stats
 from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import TrainingParams
 from experiment.stage.randomness import stream
@@ -25,7 +24,8 @@ from experiment.training.loop import Setting
 from experiment.training.work import Work, merged, spans
 from studies.gradients.look import Look, Samples, look, noise_energy
 from studies.training import shared
-from studies.training.arms import as_list, tuned
+from studies.training.arm import read_data
+from studies.training.arms import as_list, data_of, tuned
 from studies.training.words import parse
 
 NULL_DRAWS = 50
@@ -75,11 +75,10 @@ def looks(params: TrainingParams, given: Looks, arm: str) -> list[Look]:
         trained["optimizer"] not in ("adam", "lrg_adam")
         or trained["model"] != "mlp"
         or trained["noise"] != 1
-        or (trained["shuffle"] and not params.data.shuffle)
     ):
         raise UserError(
             f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp "
-            "without a noise and a shuffle of their own"
+            "without a noise of their own"
         )
     hyperparameters = {"lr": found["lr"], **trained["hyperparameters"]}
     setting = replace(
@@ -130,16 +129,17 @@ def main(arm: str, *words: str) -> None:
     """
     params = shared.read()
     given = parse(Looks, words, "gradients.look: ")
-    if params.data.name != "mnist1d":
+    data = data_of(params.data, tuned(arm)["train"]["data"], f"gradients.trajectories: {arm}")
+    if data.name != "mnist1d":
         raise UserError(
-            f"data.name = {params.data.name!r}; the look at gradients generates fresh samples; "
+            f"data.name = {data.name!r}; the look at gradients generates fresh samples; "
             "allowed: mnist1d"
         )
     tasks = looks(params, given, arm)
     seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    dataset = Dataset.read(params.data.name)
-    samples = Samples(dataset.train, mnist1d.shuffled(fresh) if params.data.shuffle else fresh)
+    dataset = read_data(params, data, f"gradients.trajectories: {arm}")
+    samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
     side = tasks[0].setting.network(dataset.train).matrix_side
     spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}

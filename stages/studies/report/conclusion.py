@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,37 +11,60 @@ from experiment.report.measures import MEASURES
 from experiment.report.statistics import ALPHA, holm
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from studies.report.tables import looks
-from studies.training.arms import BASELINE, PUBLISHED, Arms, read_arms, trajectories, tuned
+from experiment.stage.params import Params, read_params
+from studies.report.tables import compare, looks, outcomes
+from studies.training.arms import (
+    BASELINE,
+    NOISY_BASELINE,
+    PUBLISHED,
+    STUDIES,
+    Arms,
+    ArmTraining,
+    read_arms,
+    trajectories,
+    tuned,
+)
 
 PRIMARY = next(iter(MEASURES))
 # Verdicts that rule out that an arm is better by more than the margin.
 NO_BETTER = ("worse", "equivalent")
 Evidence = dict[str, Any]
 
+
+class Setting(NamedTuple):
+    """Where the argument is followed: an arm of Adam, and the studies that compare arms with it."""
+
+    baseline: str
+    noise: str
+    ranks: str
+
+
+MAIN = Setting(BASELINE, noise="noise_dial", ranks="rank_sweep")
+FLIPPED_LABELS = Setting(NOISY_BASELINE, noise="flipped_labels", ranks="flipped_labels")
+
 NUMBERS = ("difference", "interval_low", "interval_high")
 TEXT = ("arm", "label", "against", "measure", "unit", "verdict")
 
 
-def compared(study: str, *columns: str) -> pd.DataFrame:
-    """The comparisons of a study in the primary measure, with the further `columns`."""
+def compared(study: str) -> pd.DataFrame:
+    """The comparisons of a study in the primary measure."""
     path = Path(f"metrics/studies/{study}.csv")
-    table = files.read_csv(path, *NUMBERS, *columns, *TEXT, other=TEXT)
+    table = files.read_csv(path, *NUMBERS, *TEXT, other=TEXT)
     return table[table["measure"] == PRIMARY]
 
 
-def against_adam(study: str, *columns: str) -> pd.DataFrame:
-    """The comparisons of a study with Adam in the primary measure."""
-    table = compared(study, *columns)
-    return table[table["against"] == BASELINE]
+def against(study: str, baseline: str) -> pd.DataFrame:
+    """The comparisons of a study with one arm in the primary measure, by arm."""
+    table = compared(study)
+    return table[table["against"] == baseline].set_index("arm")
 
 
-def difference(row: pd.Series) -> Evidence:
+def evidence(difference: float, low: float, high: float, verdict: str) -> Evidence:
     """One comparison: mean difference, 95 % interval, verdict."""
     return {
-        "difference_nats": float(row["difference"]),
-        "interval_95_nats": [float(row["interval_low"]), float(row["interval_high"])],
-        "verdict": row["verdict"],
+        "difference_nats": float(difference),
+        "interval_95_nats": [float(low), float(high)],
+        "verdict": verdict,
     }
 
 
@@ -50,35 +73,42 @@ def state(holds: bool, refuted: bool) -> str:
     return "holds" if holds else "refuted" if refuted else "not shown"
 
 
-def noise_hurts(arms: Arms) -> Evidence:
-    """Compare Adam on less noise than batches have with Adam, each at its best learning rate."""
-    table = against_adam("noise_dial").set_index("arm")
-    less = table[[arms[arm].train.noise < 1 for arm in table.index]]
+def is_less_noisy(arm: ArmTraining, adam: ArmTraining) -> bool:
+    """Whether an arm is Adam on less of the noise of batches or labels, and no more of either."""
+    noise, most = ((one.noise, one.data.get("flipped", 0)) for one in (arm, adam))
+    no_more = noise[0] <= most[0] and noise[1] <= most[1]
+    return arm.optimizer == adam.optimizer and no_more and noise != most
+
+
+def noise_hurts(arms: Arms, setting: Setting) -> Evidence:
+    """Compare Adam on less noise with Adam, each at its best learning rate."""
+    table = against(setting.noise, setting.baseline)
+    adam = arms[setting.baseline].train
+    less = table[[is_less_noisy(arms[arm].train, adam) for arm in table.index]]
     if less.empty:
         raise UserError(
-            f"{PUBLISHED}: noise_dial; allowed: with an arm against "
-            f"{BASELINE}, whose noise is below 1"
+            f"{PUBLISHED}: {setting.noise}; allowed: with an arm of adam against "
+            f"{setting.baseline} that has less noise, in its batches or labels"
         )
     verdicts = less["verdict"]
     return {
         "state": state((verdicts == "better").any(), verdicts.isin(NO_BETTER).all()),
-        "less_noise_minus_adam": {arm: difference(row) for arm, row in less.iterrows()},
+        "less_noise_minus_adam": {
+            arm: evidence(*row[[*NUMBERS, "verdict"]]) for arm, row in less.iterrows()
+        },
     }
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> Evidence:
     """Whether a quantity of `tables.looks` is beyond zero along every trajectory, at any rank.
 
-    The test is over replicates, each averaged over epochs and batches. A mean over epochs may be
-    beyond zero when those of some epochs are not, see `mean_by_epoch`. A rank has to pass along
+    The test is over replicates, each averaged over epochs and batches. A rank has to pass along
     every trajectory, so its p-value is the largest of theirs (an intersection-union test); the
     ranks are a family for Holm's correction. The link is refuted if no rank can pass: each rank is
-    on the wrong side of zero along some trajectory, and the trajectories are the family. `closest`
-    is the rank with the best mean along its worst trajectory, among the ranks that pass or else
-    among all. Its interval is that of this one mean.
+    on the wrong side of zero along some trajectory, and the trajectories are the family. `by_rank`
+    has the mean of every rank along its worst trajectory, with the interval of this one mean.
     """
-    every = table[table["quantity"] == quantity]
-    table = every[every["epoch"] == "all"]
+    table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
     scored = table.assign(score=table["mean"] * (-1 if below else 1))
     # Where nothing varies, a mean is no evidence at all.
     p_value = scored["p_value_uncorrected"].fillna(1)
@@ -87,41 +117,53 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> E
     wrong = p_value.where(scored["score"] < 0, 1).groupby(scored["rank"]).min()
     wrong *= scored["trajectory"].nunique()
     holds = right <= ALPHA
-    worst = scored.loc[scored.groupby("rank")["score"].idxmin()].set_index("rank", drop=False)
-    closest = worst.loc[worst.loc[holds if holds.any() else slice(None), "score"].idxmax()]
-    by_epoch = every[
-        (every["rank"] == closest["rank"])
-        & (every["trajectory"] == closest["trajectory"])
-        & (every["epoch"] != "all")
-    ]
+    worst = scored.loc[scored.groupby("rank")["score"].idxmin()]
     return {
         "state": state(holds.any(), (wrong <= ALPHA).all()),
         "ranks": [int(rank) for rank in holds.index[holds]],
-        "closest": {
-            "rank": int(closest["rank"]),
-            "trajectory": closest["trajectory"],
-            f"mean_{closest['unit']}": float(closest["mean"]),
-            f"interval_95_{closest['unit']}": [float(closest["low"]), float(closest["high"])],
-            "p_value_holm": float(right[closest["rank"]]),
-            f"mean_by_epoch_{closest['unit']}": dict(
-                zip(by_epoch["epoch"], by_epoch["mean"].tolist(), strict=True)
-            ),
+        "by_rank": {
+            int(row.rank): {
+                "trajectory": row.trajectory,
+                f"mean_{row.unit}": float(row.mean),
+                f"interval_95_{row.unit}": [float(row.low), float(row.high)],
+                "p_value_holm": float(right[row.rank]),
+            }
+            for row in worst.itertuples()
         },
     }
 
 
-def it_pays() -> Evidence:
-    """Compare the rank below the full one that has the lowest test loss with Adam."""
-    table = against_adam("rank_sweep", "rank", "matrix_side")
-    table = table[table["rank"] < table["matrix_side"]]
-    if table.empty:
-        raise UserError(f"{PUBLISHED}: rank_sweep; allowed: with a rank short of the full one")
-    best = table.loc[table["difference"].idxmin()]
-    better = table.loc[table["verdict"] == "better", "rank"]
+def ranks_below_full(arms: Arms, setting: Setting) -> dict[str, int]:
+    """The ranks short of the full one that are compared with the baseline, by arm."""
+    ranks = {
+        name: arm.train.hyperparameters["rank"]
+        for name, arm in arms.items()
+        if arm.study == setting.ranks
+        and setting.baseline in arm.against
+        and arm.train.optimizer == "lrg_adam"
+    }
+    return {name: rank for name, rank in ranks.items() if rank < tuned(name)["matrix_side"]}
+
+
+def it_pays(params: Params, arms: Arms, setting: Setting) -> Evidence:
+    """Compare the rank that has the lowest validation loss of the tuning with Adam.
+
+    The test losses of this one rank are read, so its verdict is not corrected for a family.
+    """
+    ranks = ranks_below_full(arms, setting)
+    if not ranks:
+        raise UserError(f"{PUBLISHED}: {setting.ranks}; allowed: with a rank short of the full one")
+    losses = {name: tuned(name)["validation_loss_nats"] for name in ranks}
+    chosen = min(losses, key=losses.__getitem__)
+    both = {name: outcomes(name) for name in (chosen, setting.baseline)}
+    found = compare(params, chosen, setting.baseline, PRIMARY, both)
+    better = found.verdict == "better"
     return {
-        "state": state(len(better) > 0, table["verdict"].isin(NO_BETTER).all()),
-        "ranks": [int(rank) for rank in better],
-        "closest": {"rank": int(best["rank"]), **difference(best)},
+        "state": state(better, found.verdict in NO_BETTER),
+        "ranks": [ranks[chosen]] if better else [],
+        "rank_chosen_on_validation": ranks[chosen],
+        "validation_loss_nats": float(losses[chosen]),
+        **evidence(found.mean_difference, found.low, found.high, found.verdict),
     }
 
 
@@ -136,14 +178,16 @@ def first_broken_link(chain: dict[str, Evidence]) -> str | None:
     return None
 
 
-def ranks_by_verdict() -> dict[str, list[int]]:
-    """The ranks of the sweep by their verdict against Adam in the primary measure."""
-    table = against_adam("rank_sweep", "rank")
-    verdicts = ("better", "equivalent", "inconclusive", "worse")
-    return {
-        verdict: [int(rank) for rank in table.loc[table["verdict"] == verdict, "rank"]]
-        for verdict in verdicts
+def ranks_by_verdict(arms: Arms, setting: Setting) -> dict[str, list[int]]:
+    """The ranks by their corrected verdicts against Adam in the primary measure."""
+    table = against(setting.ranks, setting.baseline)
+    found: dict[str, list[int]] = {
+        verdict: [] for verdict in ("better", "equivalent", "inconclusive", "worse")
     }
+    for arm, verdict in table["verdict"].items():
+        if arms[arm].train.optimizer == "lrg_adam":
+            found[verdict].append(arms[arm].train.hyperparameters["rank"])
+    return found
 
 
 def verdicts(study: str) -> dict[str, str]:
@@ -152,12 +196,11 @@ def verdicts(study: str) -> dict[str, str]:
     return {f"{row.arm} against {row.against}": row.verdict for row in table.itertuples()}
 
 
-def main() -> None:
-    """Write metrics/conclusion.json."""
-    arms = read_arms()
-    found = looks(trajectories())
+def argument(params: Params, arms: Arms, setting: Setting) -> Evidence:
+    """The links of the argument in one setting, and the first that breaks."""
+    found = looks(trajectories(arms, setting.baseline))
     chain = {
-        "noise hurts": noise_hurts(arms),
+        "noise hurts": noise_hurts(arms, setting),
         "the top subspace is cleaner": {
             **along_every_trajectory(found, "cosine_fresh", below=False),
             "with_all_training_samples": along_every_trajectory(found, "cosine_train", below=False),
@@ -167,18 +210,32 @@ def main() -> None:
             "on_training_samples": along_every_trajectory(found, "step_loss_train", below=True),
             "in_cosine": along_every_trajectory(found, "step_cosine", below=False),
         },
-        "it pays": it_pays(),
+        "it pays": it_pays(params, arms, setting),
     }
-    published = files.read_json(Path("metrics/studies/published.json"))
-    content = {
+    return {
         "first_broken_link": first_broken_link(chain),
         "links": chain,
+        "ranks": ranks_by_verdict(arms, setting),
+    }
+
+
+def main() -> None:
+    """Write metrics/conclusion.json."""
+    params = read_params()
+    arms = read_arms()
+    published = files.read_json(Path("metrics/studies/published.json"))
+    searches = files.read_json(Path("metrics/studies/search_budget.json"))
+    content = {
+        **argument(params, arms, MAIN),
+        "with_flipped_labels": argument(params, arms, FLIPPED_LABELS),
         "lr_on_boundary": sorted(arm for arm in arms if tuned(arm)["on_boundary"]),
-        "ranks": ranks_by_verdict(),
-        "noise_dial": verdicts("noise_dial"),
-        "controls": verdicts("controls"),
-        "elsewhere": verdicts("elsewhere"),
-        "approximate": verdicts("approximate"),
+        **{study: verdicts(study) for study in STUDIES if study != MAIN.ranks},
+        "search_budget": {
+            trials: {
+                name: row[name] for name in ("difference", "difference_low", "difference_high")
+            }
+            for trials, row in searches.items()
+        },
         "published_protocol": {
             samples: {
                 f"{outcome}_lrg_adam_lower_share": row[f"{outcome}_lrg_adam_lower_share"]

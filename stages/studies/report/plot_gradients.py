@@ -14,7 +14,7 @@ from experiment.report.figures import SERIES, line_with_band, panels
 from experiment.report.statistics import MeanInterval
 from experiment.stage import files
 from studies.report.tables import looks
-from studies.training.arms import Arms, read_arms, trajectories
+from studies.training.arms import BASELINE, NOISY_BASELINE, Arms, read_arms, trajectories
 
 
 def draw(arms: Arms, along: list[str], rows: pd.DataFrame) -> Figure:
@@ -90,7 +90,8 @@ def draw(arms: Arms, along: list[str], rows: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Write plots/studies/gradients.png."""
-    along = trajectories()
-    figure = draw(read_arms(), along, looks(along))
-    files.write_figure(Path("plots/studies/gradients.png"), figure)
+    """Write plots/studies/gradients.png and plots/studies/flipped_labels_gradients.png."""
+    arms = read_arms()
+    for baseline, name in ((BASELINE, "gradients"), (NOISY_BASELINE, "flipped_labels_gradients")):
+        along = trajectories(arms, baseline)
+        files.write_figure(Path(f"plots/studies/{name}.png"), draw(arms, along, looks(along)))

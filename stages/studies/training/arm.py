@@ -10,15 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiment.stage import files
-from experiment.stage.data import Dataset
+from experiment.stage.data import Dataset, load
 from experiment.stage.errors import UserError
-from experiment.stage.params import TrainingParams
+from experiment.stage.params import Data, TrainingParams
 from experiment.training import optimizer
 from experiment.training.loop import Group, Setting, taken_apart, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
 from studies.training import shared
-from studies.training.arms import ArmTraining
+from studies.training.arms import ArmTraining, data_of
 from studies.training.words import parse
 
 
@@ -36,17 +36,11 @@ def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
     return [replace(base, hyperparameters={"lr": lr, **given}) for lr in arm.lrs]
 
 
-def read_data(params: TrainingParams, shuffle: bool, where: str) -> Dataset:
-    """The data, with shuffled pixels if `shuffle`; raises UserError for data that has none."""
-    dataset = Dataset.read(params.data.name)
-    if not shuffle:
-        return dataset
-    if params.data.name != "mnist1d":
-        raise UserError(f"{where}: shuffle = true; allowed: with data.name = mnist1d")
-    # Imported here: no other arm depends on it.
-    from experiment.datasets import mnist1d
-
-    return dataset if params.data.shuffle else Dataset(*map(mnist1d.shuffled, dataset))
+def read_data(params: TrainingParams, given: Data, where: str) -> Dataset:
+    """The data of the main pipeline from their file; others are loaded by their module."""
+    if given == params.data:
+        return Dataset.read(given.name)
+    return load(given, params.seed, f"{where}: data")[0]
 
 
 def groups(setting: Setting, replicates: int, size: int) -> list[Group]:
@@ -93,7 +87,8 @@ def main(output: str, *words: str) -> None:
     name = Path(output).stem
     arm = parse(ArmTraining, words, f"arm {name}: ")
     params = shared.read()
-    dataset = read_data(params, arm.shuffle, f"arm {name}")
+    given = data_of(params.data, arm.data, f"arm {name}")
+    dataset = read_data(params, given, f"arm {name}")
     candidates = settings(params, arm)
     network = candidates[0].network(dataset.train)
     optimizer.check(arm.optimizer, candidates[0].hyperparameters, network, f"arm {name}: train")

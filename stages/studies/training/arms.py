@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from experiment.stage import files
 from experiment.stage.errors import UserError
+from experiment.stage.params import Data
 from experiment.stage.schema import (
     LEARNING_RATE_GRID,
     MODULE,
@@ -26,8 +28,17 @@ from experiment.stage.schema import (
     whole,
 )
 
-STUDIES = ("rank_sweep", "controls", "noise_dial", "elsewhere", "approximate")
+STUDIES = (
+    "rank_sweep",
+    "controls",
+    "noise_dial",
+    "elsewhere",
+    "flipped_labels",
+    "approximate",
+    "yardstick",
+)
 BASELINE = "adam"  # the arm that the others are compared with
+NOISY_BASELINE = "flipped_adam"  # the same where labels are flipped
 PUBLISHED = Path("stages/studies/arms.yaml")
 OWN = Path("stages/studies/own.yaml")
 # Types of hyperparameters: those that DVC can write into a command.
@@ -74,17 +85,25 @@ class ArmTraining(Training):
     model: str | None = Field(
         default=None, pattern=MODULE, description="a module in stages/experiment/networks"
     )
-    shuffle: bool = Field(default=False, strict=True, description="true or false")
+    data: dict[str, Any] = Field(
+        default={},
+        description="keys under data in params.yaml, each a finite number, a text, true or false",
+    )
     noise: Real = Field(default=1, ge=0, le=100, description="a number from 0 to 100")
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
+    def _no_rate(cls, given: object) -> object:
+        if isinstance(given, dict) and "lr" in given:
+            raise ValueError("it would take the place of every learning rate of the grid")
+        return given
+
+    @field_validator("hyperparameters", "data", mode="before")
+    @classmethod
     def _arguments(cls, given: object) -> object:
         # Refused as a whole, because the names are not known here.
-        for name, value in given.items() if isinstance(given, dict) else ():
+        for value in given.values() if isinstance(given, dict) else ():
             values = value if isinstance(value, list) and len(value) > 1 else [value]
-            if name == "lr":
-                raise ValueError("it would take the place of every learning rate of the grid")
             if not all(isinstance(one, Value) for one in values):
                 raise ValueError("not a number or a text")
             if not all(_is_plain(one) for one in values if isinstance(one, str)):
@@ -123,8 +142,11 @@ class _Published(Section):
     controls: _Entries
     noise_dial: _Entries
     elsewhere: _Entries
+    flipped_labels: _Entries
     approximate: _Entries
+    yardstick: _Entries
     gradients: _Gradients
+    search_budget: dict[str, Any] = Field(description="a section")
     published: dict[str, Any] = Field(description="a section")
 
 
@@ -167,9 +189,10 @@ def read_arms() -> Arms:
     return arms
 
 
-def trajectories() -> list[str]:
-    """The arms along whose trajectories gradients are looked at."""
-    return list(read_yaml(PUBLISHED, _Published).gradients.trajectories)
+def trajectories(arms: Arms, baseline: str) -> list[str]:
+    """The arms on the baseline's data along whose trajectories gradients are looked at."""
+    every = read_yaml(PUBLISHED, _Published).gradients.trajectories
+    return [name for name in every if arms[name].train.data == arms[baseline].train.data]
 
 
 def read_own() -> Arms:
@@ -205,6 +228,11 @@ def _arm(where: str, name: str, study: str, entry: _Entry, defaults: Training) -
         raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
     train = checked(ArmTraining, {**defaults.model_dump(), **entry.train}, f"{where}.train.")
     return Arm(study, entry.label, entry.against, train)
+
+
+def data_of(common: Data, changes: Mapping[str, Any], where: str) -> Data:
+    """The data of an arm: those of the main pipeline with the arm's changes."""
+    return checked(Data, {**common.model_dump(), **changes}, f"{where}: data.")
 
 
 def _check_against(where: str, arm: Arm, known: Arms) -> None:
