@@ -72,7 +72,7 @@ def of_measures(
         )
         for measure, described in MEASURES.items()
     ]
-    short: dict[str, object] = {"pairs": len(adam)}
+    short: dict[str, object] = {}
     details = []
     for measure, alone, corrected in zip(MEASURES, single, correct_family(single), strict=True):
         short[measure] = {

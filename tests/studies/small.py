@@ -124,7 +124,9 @@ SMALL_STUDIES: dict[str, Any] = {
         ),
     },
     "yardstick": {
-        "yardstick_sgd": arm("SGD", "adam", optimizer="torch.optim.SGD", hyperparameters={"momentum": 0.9}),
+        "yardstick_sgd": arm(
+            "SGD", "adam", optimizer="torch.optim.SGD", hyperparameters={"momentum": 0.9}
+        ),
         "yardstick_muon": arm("Muon with Adam", "adam", optimizer="muon", lrs=[0.01]),
     },
     "gradients": {
