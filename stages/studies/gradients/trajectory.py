@@ -129,7 +129,8 @@ def main(arm: str, *words: str) -> None:
     """
     params = shared.read()
     given = parse(Looks, words, "gradients.look: ")
-    data = data_of(params.data, tuned(arm)["train"]["data"], f"gradients.trajectories: {arm}")
+    where, changes = f"gradients.trajectories: {arm}", tuned(arm)["train"]["data"]
+    data = data_of(params.data, changes, where)
     if data.name != "mnist1d":
         raise UserError(
             f"data.name = {data.name!r}; the look at gradients generates fresh samples; "
@@ -138,7 +139,7 @@ def main(arm: str, *words: str) -> None:
     tasks = looks(params, given, arm)
     seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    dataset = read_data(params, data, f"gradients.trajectories: {arm}")
+    dataset = read_data(params, changes, where)
     samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
     side = tasks[0].setting.network(dataset.train).matrix_side
     spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset, load
 from experiment.stage.errors import UserError
-from experiment.stage.params import Data, TrainingParams
+from experiment.stage.params import TrainingParams
 from experiment.training import optimizer
 from experiment.training.loop import Group, Setting, taken_apart, train_curves, train_group
 from experiment.training.outcomes import outcomes
@@ -36,11 +38,11 @@ def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
     return [replace(base, hyperparameters={"lr": lr, **given}) for lr in arm.lrs]
 
 
-def read_data(params: TrainingParams, given: Data, where: str) -> Dataset:
-    """The data of the main pipeline from their file; others are loaded by their module."""
-    if given == params.data:
-        return Dataset.read(given.name)
-    return load(given, params.seed, f"{where}: data")[0]
+def read_data(params: TrainingParams, changes: Mapping[str, Any], where: str) -> Dataset:
+    """The data of the main pipeline from their file; with changes, from their module."""
+    if not changes:
+        return Dataset.read(params.data.name)
+    return load(data_of(params.data, changes, where), params.seed, f"{where}: data")[0]
 
 
 def groups(setting: Setting, replicates: int, size: int) -> list[Group]:
@@ -87,8 +89,7 @@ def main(output: str, *words: str) -> None:
     name = Path(output).stem
     arm = parse(ArmTraining, words, f"arm {name}: ")
     params = shared.read()
-    given = data_of(params.data, arm.data, f"arm {name}")
-    dataset = read_data(params, given, f"arm {name}")
+    dataset = read_data(params, arm.data, f"arm {name}")
     candidates = settings(params, arm)
     network = candidates[0].network(dataset.train)
     optimizer.check(arm.optimizer, candidates[0].hyperparameters, network, f"arm {name}: train")
