@@ -23,7 +23,7 @@ from studies.training.words import parse
 
 
 def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
-    """The settings to tune, one per learning rate; random streams are the same for every arm."""
+    """The settings to tune, one per learning rate; all arms have the same random streams."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arm.hyperparameters.items()
@@ -37,7 +37,7 @@ def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
 
 
 def read_data(params: TrainingParams, given: Data, where: str) -> Dataset:
-    """The data of the main pipeline from their file; others are loaded by their module."""
+    """Read the main pipeline's data from its file, or load other data with its module."""
     if given == params.data:
         return Dataset.read(given.name)
     return load(given, params.seed, f"{where}: data")[0]
