@@ -146,7 +146,7 @@ def ranks_below_full(arms: Arms, setting: Setting) -> dict[str, int]:
 
 
 def it_pays(params: Params, arms: Arms, setting: Setting) -> Evidence:
-    """Compare the rank with the lowest validation loss in tuning with Adam.
+    """Compare Adam with the rank that has the lowest validation loss in tuning.
 
     Only this rank's test losses are used, so its verdict is not corrected for a family.
     """
