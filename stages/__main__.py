@@ -1,7 +1,7 @@
 """Run a stage: python stages NAME [ARGUMENT ...].
 
-NAME is a module here, such as `tune`, or one in a package, such as `studies.training.arm`. The
-arguments are passed to its function `main`.
+NAME is a module in stages, such as `tune`, or in a package there, such as `studies.training.arm`.
+The arguments are passed to its function `main`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Check params.yaml as a whole, so that a mistake ends a run before any other stage."""
+"""Check all of params.yaml, so that a mistake ends the run before any other stage."""
 
 from experiment.stage import data, files, versions
 from experiment.stage.errors import UserError
@@ -7,8 +7,8 @@ from experiment.training.network import build
 
 
 def main() -> None:
-    """Write data/versions.json, the versions that every other stage asks for."""
-    # Written first: DVC has deleted it, and every output must stay in place after a mistake.
+    """Write data/versions.json, the package versions that every other stage requires."""
+    # Written first: DVC has deleted it, and no output may be missing after a mistake.
     files.write_json(versions.LISTED_FILE, {"versions": versions.pinned()})
     params = read_params()
     dataset, _ = data.load(params.data, params.seed)

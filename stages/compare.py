@@ -23,7 +23,7 @@ CURVE = "validation_losses_nats"
 
 
 def read_both() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The replicates of both optimizers, Adam's first."""
+    """Read the replicates of both optimizers, Adam's first."""
     tables = []
     for optimizer in ("adam", "lrg_adam"):
         path = Path(f"metrics/{optimizer}.json")
@@ -58,9 +58,9 @@ def with_holm(alone: Comparison, corrected: Comparison) -> dict[str, object]:
 def of_measures(
     params: Params, adam: pd.DataFrame, lrg_adam: pd.DataFrame
 ) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """Compare every measure: a summary, and one row of all statistics per measure.
+    """Compare on every measure: a summary, and one row of all statistics per measure.
 
-    The verdicts in the summary are Holm-corrected; the measures are one family.
+    The verdicts in the summary are Holm-corrected, with the measures as one family.
     """
     single = [
         compare_paired(
@@ -91,8 +91,8 @@ def epochs_to_targets(
 ) -> list[dict[str, object]]:
     """Compare how soon both optimizers reach each target, one row per target.
 
-    The margin is the share `compare.margin` of all epochs. The targets that either optimizer
-    reaches are one family, Holm-corrected.
+    The margin is the fraction `compare.margin` of all epochs. Holm's correction treats the targets
+    that either optimizer reaches as one family.
     """
     curves, others = (np.array(table[CURVE].tolist()) for table in (adam, lrg_adam))
     every = [
@@ -129,7 +129,7 @@ def main() -> None:
     both = read_both()
     short, details = of_measures(params, *both)
     files.write_json(Path("metrics/comparison.json"), short)
-    # DVC leaves these tables out of its lists of metrics.
+    # `dvc metrics` does not list tables like these.
     files.write_json(
         Path("metrics/comparison_details.json"),
         {"measures": details, "epochs_to_target": epochs_to_targets(params, *both)},

@@ -1,4 +1,4 @@
-"""Make the data and split them into training, validation and test samples."""
+"""Create the data set and split it into training, validation and test samples."""
 
 from experiment.stage import data
 from experiment.stage.params import read_params

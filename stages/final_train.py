@@ -1,4 +1,4 @@
-"""Train many replicates with the tuned parameters, and score them on the test set."""
+"""Train many replicates with the tuned hyperparameters, and score them on the test set."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Let `dvc plots` write pages that work without a network, for this clone."""
+"""Make `dvc plots` in this clone write pages that work offline."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def main() -> None:
-    """Write .dvc/tmp/plots.html, which holds the Vega library, and have DVC use it."""
+    """Write .dvc/tmp/plots.html, which contains the Vega library, and make DVC use it."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     files.write(Path(".dvc/tmp/plots.html"), PAGE.format(bundle=bundle).encode())
     option = ["config", "--local", "plots.html_template", "tmp/plots.html"]

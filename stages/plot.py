@@ -1,4 +1,4 @@
-"""Draw the convergence of both optimizers and the trials of both searches."""
+"""Plot the convergence of both optimizers and the trials of both searches."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ CURVE = "validation_losses_nats"
 
 
 def tuned(optimizer: str) -> str:
-    """The tuned parameters in words, such as `learning rate 0.0012, rank 20`."""
+    """The tuned hyperparameters as text, such as `learning rate 0.0012, rank 20`."""
     names = {"lr": "learning rate", "rank": "rank"}
     best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
     return ", ".join(f"{names[name]} {value:.2g}" for name, value in best.items())
 
 
 def convergence(title: str) -> Figure:
-    """Mean validation loss over epochs with its 95 % interval."""
+    """Plot the mean validation loss over epochs with its 95 % interval."""
     figure, (axes,) = panels(1)
     for optimizer, style in OPTIMIZERS.items():
         path = Path(f"metrics/{optimizer}.json")
@@ -42,7 +42,7 @@ def convergence(title: str) -> Figure:
 
 
 def tuning() -> Figure:
-    """Validation loss of every trial against its learning rate, and against its rank."""
+    """Plot the validation loss of every trial against its learning rate and its rank."""
     figure, (by_lr, by_rank) = panels(2)
     for optimizer, style in OPTIMIZERS.items():
         path = Path(f"metrics/tune_{optimizer}.json")

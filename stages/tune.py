@@ -1,4 +1,4 @@
-"""Search the learning rate, and for LRG-Adam the rank, with the lowest validation loss."""
+"""Find the learning rate, and for LRG-Adam the rank, with the lowest validation loss."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def main(optimizer: str) -> None:
         best = min(trials, key=lambda trial: trial.validation_loss)
         if best.validation_loss == float("inf"):
             raise UserError(
-                f"every trial diverged; params.yaml: tune.lr = {dict(how.lr)} "
-                "is to hold a learning rate that trains"
+                f"every trial diverged; params.yaml: tune.lr = {dict(how.lr)}; "
+                "allowed: an interval with a learning rate that trains"
             )
         files.write_json(
             Path(f"metrics/tune_{optimizer}.json"),

@@ -1,1 +1,1 @@
-"""The studies: why filtering does not pay. Each stage is a module with a function `main`."""
+"""Studies of why filtering does not pay. Each stage is a module with a function `main`."""

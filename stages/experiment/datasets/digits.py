@@ -9,14 +9,14 @@ from sklearn.model_selection import train_test_split
 from experiment.stage.data import Dataset, Split
 
 TITLE = "digits"
-# Rows for validation, and rows for the test; the others are for training.
+# Numbers of validation and of test samples; the others are for training.
 VALIDATION = TEST = 360
 
 
 def load(*, rng: np.random.Generator) -> Dataset:
-    """A stratified split, standardised by the training samples.
+    """A stratified split, standardised with the statistics of the training samples.
 
-    Pixels that are the same in all training samples are centred but not scaled.
+    Pixels that are constant over the training samples are centred but not scaled.
     """
     x, y = load_digits(return_X_y=True)
     seeds = rng.integers(2**32, size=2).tolist()

@@ -22,7 +22,7 @@ PUBLISHED = {
     "y_test": "8de99be3ff9dab15ae0dc072c3d6ced7cf6b33d365888ce4a386fc944489452c",
 }
 
-# The pixel order of mnist1d's own `shuffle_seq`: place i holds pixel PIXEL_ORDER[i]. It destroys
+# The pixel order of mnist1d's own `shuffle_seq`: position i holds pixel PIXEL_ORDER[i]. It destroys
 # the locality that a convolution exploits and makes no difference to a dense layer.
 # fmt: off
 PIXEL_ORDER = (
@@ -82,7 +82,7 @@ def published() -> dict[str, NDArray[Any]]:
 def fresh(samples: int, seed: int) -> Split:
     """About `samples` new samples from the generator of the published ones.
 
-    They have mean 0 and standard deviation 1 over all samples, like the published ones.
+    Like the published ones, they have mean 0 and standard deviation 1 over all samples.
     """
     return _generated(num_samples=samples, train_split=1.0, seed=seed)[0]
 
@@ -90,7 +90,7 @@ def fresh(samples: int, seed: int) -> Split:
 def offline(samples: int) -> tuple[Split, Split]:
     """The samples that `mnist1d.get_dataset` silently generates when its download fails.
 
-    Four fifths of them are for training, the others for the test; none are published rows.
+    Four fifths are training samples, the others test samples; none are published rows.
     """
     return _generated(num_samples=samples)
 

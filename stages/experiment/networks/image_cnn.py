@@ -1,4 +1,4 @@
-"""A small convolutional network on square images, an ordinary `torch.nn.Module`.
+"""A small convolutional network for square images, an ordinary `torch.nn.Module`.
 
 Two convolutions of stride 2, each followed by ReLU, and a linear layer: 6,090 weights on digits.
 """
@@ -14,12 +14,12 @@ def create(inputs: int, classes: int) -> nn.Module:
     """The network for images of `inputs` pixels, row by row.
 
     Raises:
-        ValueError: `inputs` is not a square.
+        ValueError: `inputs` is not a perfect square.
 
     """
     side = math.isqrt(inputs)
     if side**2 != inputs:
-        raise ValueError(f"{inputs} numbers are no square image")
+        raise ValueError(f"{inputs} numbers do not form a square image")
     after = -(-side // 4)  # each convolution halves the side, rounded up
     return nn.Sequential(
         nn.Unflatten(-1, (1, side, side)),

@@ -1,4 +1,4 @@
-"""The controls: Adam on gradients that are filtered in other ways than LRG-Adam's.
+"""The controls: Adam on gradients that are filtered in other ways than in LRG-Adam.
 
 Each filter changes one thing, to test whether the top subspace of this matrix is what matters.
 """
@@ -38,8 +38,8 @@ def create(
         keep: `random` keeps a random subspace of `rank` dimensions; `permuted` the top `rank` of
             the matrix with its entries permuted; `rest` all but the top `rank`; `energy` the fewest
             leading directions that hold the share `energy` of each gradient's squared norm.
-        rank: number of dimensions, for every `keep` but `energy`.
-        energy: share, above 0 and at most 1, for `keep` = `energy` alone.
+        rank: number of dimensions, for every `keep` except `energy`.
+        energy: share, above 0 and at most 1, only for `keep` = `energy`.
 
     Raises:
         ValueError: `keep` is none of these, or its `rank` or `energy` is missing or out of range.
@@ -66,13 +66,13 @@ def create(
 
 
 class FilteredAdam(torch.optim.Adam):
-    """Adam on gradients that a filter has changed, for replicates stacked along the first axis.
+    """Adam on filtered gradients, for replicates stacked along the first axis.
 
     Args:
         weights: each (R, ...), replicates along the first axis.
         lr: learning rate.
         gradient_filter: maps the gradient matrices (R, n, n) to filtered ones. n * n is the
-            smallest square that holds the weights of a replicate; the rest is zero.
+            smallest square that holds the weights of a replicate; the rest is zero padding.
 
     """
 
@@ -93,9 +93,9 @@ class FilteredAdam(torch.optim.Adam):
 
 
 def streams(weights: Tensor, name: str) -> list[np.random.Generator]:
-    """A random stream for each replicate, fixed by its initial weights (R, ...) and by `name`.
+    """One random stream per replicate, fixed by its initial weights (R, ...) and by `name`.
 
-    A replicate therefore draws the same numbers however many train beside it.
+    A replicate therefore draws the same numbers however many are trained with it.
     """
     return [stream(crc32(one.numpy().tobytes()), name) for one in weights.detach().cpu()]
 
@@ -103,7 +103,7 @@ def streams(weights: Tensor, name: str) -> list[np.random.Generator]:
 class RandomSubspace:
     """Project onto `rank` random directions, drawn anew for each step and replicate.
 
-    The form is that of the best approximation, (G V) V^T, with a V that is independent of G.
+    The result has the form of the best approximation, (G V) V^T, but V is independent of G.
     """
 
     def __init__(self, rank: int, draw_from: Sequence[np.random.Generator]) -> None:
@@ -121,8 +121,8 @@ class RandomSubspace:
 class PermutedEntries:
     """Permute the entries of the matrix, truncate it, and put the entries back.
 
-    Each replicate has its own permutation, the same at every step. It destroys the structure of the
-    gradient as a matrix and keeps its entries.
+    Each replicate has its own permutation, the same at every step. It destroys the matrix structure
+    of the gradient but keeps its entries.
     """
 
     def __init__(self, rank: int, side: int, draw_from: Sequence[np.random.Generator]) -> None:
@@ -151,7 +151,7 @@ def top_energy(matrix: Tensor, energy: float) -> Tensor:
     values, vectors = spectrum(matrix)
     values = values.clamp(min=0).flip(-1)
     kept = values.cumsum(-1)
-    # A direction is needed if those before it do not hold the share yet.
+    # A direction is needed if those before it do not reach the share.
     needed = (kept - values < energy * kept[..., -1:]).flip(-1)
     basis = vectors * needed[..., None, :]
     return projected(matrix, basis)

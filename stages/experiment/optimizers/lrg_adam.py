@@ -22,7 +22,7 @@ def create(
 
     `options` are further arguments of LRGAdam, such as `method`.
     """
-    # A diverging replicate turns into NaN, as under Adam, and does not affect the others.
+    # A diverging replicate becomes NaN, as with Adam, and does not affect the others.
     return LRGAdam(
         weights, lr=lr, rank=rank, batch_dims=1, nonfinite="propagate", fused=True, **options
     )

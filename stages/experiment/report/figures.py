@@ -1,4 +1,4 @@
-"""The look of the figures: sizes, and a colour, marker and dash for each optimizer."""
+"""The style of the figures: sizes, and a colour, marker and dash for each optimizer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from experiment.report.statistics import MeanInterval
 
-# Blue and vermillion of Okabe and Ito's palette for the colour-blind; the dashes and markers
-# tell the optimizers apart in black and white (https://jfly.uni-koeln.de/color/).
+# Blue and vermillion of Okabe and Ito's colour-blind-safe palette; dashes and markers distinguish
+# the optimizers in black and white (https://jfly.uni-koeln.de/color/).
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"label": "Adam", "color": "#0072B2", "linestyle": "-", "marker": "o"},
     "lrg_adam": {"label": "LRG-Adam", "color": "#D55E00", "linestyle": "--", "marker": "s"},
 }
 
-# The rest of that palette, for arms beyond these two; yellow is too pale for lines on white.
+# That palette, for more arms than these two; yellow is too pale for lines on white.
 SERIES: list[dict[str, Any]] = [
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
@@ -77,7 +77,7 @@ def line_with_band(
     interval: MeanInterval,
     **style: Any,  # noqa: ANN401 - Matplotlib's own
 ) -> None:
-    """A line through means, with their intervals as a band of the same colour."""
+    """Draw a line through means, with their intervals as a band of the same colour."""
     axes.plot(x, interval.mean, **{"markersize": 4, **style})
     axes.fill_between(x, interval.low, interval.high, color=style["color"], alpha=0.15, linewidth=0)
 
@@ -88,7 +88,7 @@ def differences(
     position: ArrayLike,
     **style: Any,  # noqa: ANN401
 ) -> None:
-    """A point with its interval for each row: columns difference, interval_low, interval_high."""
+    """Draw a point with its interval per row: columns difference, interval_low, interval_high."""
     below = rows["difference"] - rows["interval_low"]
     above = rows["interval_high"] - rows["difference"]
     axes.errorbar(

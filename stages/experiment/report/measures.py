@@ -1,14 +1,14 @@
-"""The measures by which optimizers are compared; conclusions rest on the first."""
+"""The measures on which optimizers are compared; conclusions rest on the first."""
 
 from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """A column of the outcomes, and the column of the tuning that is closest to it."""
+    """A column of the outcomes, and the closest column of the tuning table."""
 
     label: str
     unit: str
-    in_tuning: str  # a tuning does not see the test set
+    in_tuning: str  # tuning does not use the test set
     lower_is_better: bool = True
 
 

@@ -1,7 +1,7 @@
-"""Statistics of paired replicates: intervals, tests, equivalence and one verdict out of four.
+"""Statistics of paired replicates: intervals, tests, equivalence and one of four verdicts.
 
 Replicate ``i`` of one arm and replicate ``i`` of the other share their initial weights and their
-batch order, so what is compared is the difference ``d[i] = treatment[i] - baseline[i]``.
+batch order, so the comparison is of the differences ``d[i] = treatment[i] - baseline[i]``.
 Every function is pure: arrays in, numbers out, and the same generator seed gives the same bits.
 """
 
@@ -18,20 +18,20 @@ Floats = NDArray[np.float64]
 Seed = np.random.Generator | np.random.SeedSequence | int
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 
-# One level for every test, and 1 - ALPHA for every interval: 5 % is what the verdicts promise.
+# The level of every test; intervals cover 1 - ALPHA. The verdicts promise 5 %.
 ALPHA = 0.05
 # Draws of the bootstrap and of the sign-flip test. A p-value of 0.05 then has a standard error of
-# 0.002 and the smallest possible one, 1e-4, survives a Holm correction over hundreds of tests.
+# 0.002, and the smallest possible one, 1e-4, survives a Holm correction over hundreds of tests.
 RESAMPLES = 9_999
-# Up to this many replicates every sign flip, 2^16 at most, is enumerated and p is exact.
+# Up to this many replicates, all sign flips, at most 2^16, are enumerated, and p is exact.
 EXACT_REPLICATES = 16
-# Few draws may all fall on one side of the mean, where BCa has no answer; this many in effect
-# never do, and they leave room for a p-value of 0.01.
+# BCa is undefined if all draws fall on one side of the mean. This many practically never do, and
+# they allow a p-value of 0.01.
 MIN_RESAMPLES = 99
 
 
 class MeanInterval(NamedTuple):
-    """A mean and its confidence interval, each an array over the axes that were kept."""
+    """A mean and its confidence interval, each an array over the remaining axes."""
 
     mean: Floats
     low: Floats
@@ -51,7 +51,7 @@ class Comparison:
         equivalence_p_value: two one-sided t-tests of "the means differ by ``margin`` or more".
         probability_lower: share of replicates whose treatment is lower, ties counting half.
         correlation: Pearson correlation of the pairs, the share of the variance of ``d`` that
-            pairing removes where both arms vary alike. NaN where an arm does not vary.
+            pairing removes if both arms have the same variance. NaN if an arm does not vary.
         replicates: number of pairs.
         margin: the largest difference that does not matter.
         lower_is_better: whether a negative difference is an improvement.
@@ -73,13 +73,13 @@ class Comparison:
     def verdict(self) -> Verdict:
         """What the comparison shows, decided in this order.
 
-        1. ``equivalent``: the two one-sided tests both reject at 5 %; the same as a 90 % t-interval
+        1. ``equivalent``: both one-sided tests reject at 5 %; that is, the 90 % t-interval is
            inside the margin. The difference is too small to matter, even if it is not zero.
         2. ``better`` or ``worse``: the sign-flip test rejects at 5 % and the 95 % interval excludes
            zero. The test keeps its level at any number of replicates if the arms are
            exchangeable; the interval also holds, for many replicates, if they merely share their
-           mean. Asking for both means that no claim contradicts the interval printed beside it.
-           Five replicates or fewer cannot get here: their smallest p-value is 2 / 2^5 > 5 %.
+           mean. Requiring both ensures that no claim contradicts the interval reported with it.
+           Five replicates or fewer are never enough: their smallest p-value is 2 / 2^5 > 5 %.
         3. ``inconclusive``: anything else; more replicates are needed.
         """
         if self.equivalence_p_value <= ALPHA:
@@ -93,8 +93,8 @@ class Comparison:
 class TargetComparison:
     """How soon the two arms reach a target loss, in epochs.
 
-    The restricted mean is the area under the Kaplan-Meier curve up to the horizon. Every replicate
-    is censored at the same time, the last epoch, if at all; that area is then exactly the mean of
+    The restricted mean is the area under the Kaplan-Meier curve up to the horizon. Replicates are
+    censored only at the last epoch, so that area is exactly the mean of
     ``min(first epoch, horizon)``, which is a paired quantity and is compared as one.
 
     Attributes:
@@ -104,8 +104,8 @@ class TargetComparison:
         baseline_reached: share of the baseline's.
         treatment_mean: restricted mean of the treatment's epochs.
         baseline_mean: restricted mean of the baseline's.
-        epochs: paired comparison of the restricted epochs; None where no replicate of either arm
-            reaches the target, as arms that both fail have not been shown to be equivalent.
+        epochs: paired comparison of the restricted epochs; None if no replicate of either arm
+            reaches the target, because two arms that fail are not shown to be equivalent.
 
     """
 
@@ -162,12 +162,13 @@ def compare_paired(
     """Compare two arms replicate by replicate; see :class:`Comparison` for the results.
 
     Swapping the arms mirrors every result; the order of the replicates matters only within Monte
-    Carlo error. The bootstrap interval is BCa (Efron 1987) at a nominal level that makes up for
-    resamples being too narrow by sqrt(1 - 1/S) and normal instead of t, as the expanded percentile
-    interval of Hesterberg (2015) does: of normal differences it covers 93 % at 8 replicates and 94
-    to 95 % from 12 on, where plain BCa covers 88 % and 91 %; of very heavy-tailed ones (lognormal)
-    90 %. The one-sided tests rely on the t distribution: sound for arms of similar shape, whose
-    differences are nearly symmetric, but liberal where few differences are strongly skewed.
+    Carlo error. The bootstrap interval is BCa (Efron 1987). As in the expanded percentile interval
+    of Hesterberg (2015), the nominal level corrects for resamples that are too narrow, by
+    sqrt(1 - 1/S) for S replicates, and normal instead of t. For normal differences the coverage is
+    93 % at 8 replicates and 94 to 95 % from 12 on (plain BCa: 88 % and 91 %); for very heavy-tailed
+    ones (lognormal) it is 90 %. The one-sided tests rely on the t distribution: they are sound for
+    arms of similar shape, whose differences are nearly symmetric, but liberal for few, strongly
+    skewed differences.
 
     Args:
         treatment: one value per replicate, shape ``(replicates,)``.
@@ -180,9 +181,9 @@ def compare_paired(
             ``EXACT_REPLICATES`` replicates.
 
     Raises:
-        ValueError: arms that are not one-dimensional, of equal length, of two replicates or more
-            and finite; a margin that is not positive and finite; or fewer than
-            ``MIN_RESAMPLES`` draws.
+        ValueError: arms that are not one-dimensional, equally long, finite and of two replicates
+            or more; a margin that is not positive and finite; or fewer than ``MIN_RESAMPLES``
+            draws.
 
     References:
         Efron (1987), "Better bootstrap confidence intervals"; Hesterberg (2015), "What teachers
@@ -215,10 +216,10 @@ def compare_paired(
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Adjust the p-values of a family so that the level bounds its chance of a false rejection.
+    """Adjust the p-values of a family to control its family-wise error rate.
 
     Step-down: the i-th smallest of m, counted from 0, is multiplied by ``m - i``, kept monotone and
-    capped at 1. Holds under any dependence (Holm 1979, "A simple sequentially rejective multiple
+    capped at 1. Valid under any dependence (Holm 1979, "A simple sequentially rejective multiple
     test procedure").
 
     Raises:
@@ -235,13 +236,13 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def correct_family(family: Sequence[Comparison]) -> list[Comparison]:
-    """Replace both p-values of every comparison by their Holm-adjusted ones, and so its verdict.
+    """Replace both p-values of every comparison, and so its verdict, by Holm-adjusted ones.
 
     The sign-flip tests are one family and the equivalence tests another: the chance of any false
     "better" or "worse" is at most 5 %, and so is that of any false "equivalent". Claims are only
     lost, never gained; a comparison that loses "equivalent" may show the "better" or "worse" that
-    it also supports. A family of one stays as it is, and every interval stays that of the single
-    comparison. Correct a family once only.
+    it also supports. A family of one is unchanged, and intervals are not corrected. Correct a
+    family only once.
     """
     differs = holm([c.p_value for c in family])
     equivalent = holm([c.equivalence_p_value for c in family])
@@ -259,8 +260,8 @@ def first_epoch(curves: ArrayLike, target: float) -> Floats:
         target: the loss to reach.
 
     Returns:
-        Epochs of shape ``(replicates,)``; NaN for a replicate censored at the last epoch, that is
-        one that never gets there. A loss that is NaN is not at or below anything.
+        Epochs of shape ``(replicates,)``; NaN for a replicate that never reaches the target, which
+        is censored at the last epoch. A NaN loss never reaches a target.
 
     Raises:
         ValueError: curves that are not two-dimensional or have no epoch, or a target that is NaN.
@@ -284,7 +285,7 @@ def compare_epochs_to_target(
     rng: Seed,
     resamples: int = RESAMPLES,
 ) -> TargetComparison:
-    """Compare how soon two arms reach a target loss, counting replicates that never do.
+    """Compare how soon two arms reach a target loss, including replicates that never do.
 
     Args:
         treatment: losses of shape ``(replicates, epochs + 1)``, the first column before training.
@@ -295,7 +296,7 @@ def compare_epochs_to_target(
         resamples: as for :func:`compare_paired`.
 
     Raises:
-        ValueError: curves of different or unfit shapes, fewer than two replicates, or an unfit
+        ValueError: curves of different or invalid shapes, fewer than two replicates, or an invalid
             target, margin or number of draws.
 
     """
@@ -333,7 +334,7 @@ def _pairs(treatment: ArrayLike, baseline: ArrayLike) -> tuple[Floats, Floats]:
     }
     for name, values in arms.items():
         if values.ndim != 1:
-            raise ValueError(f"{name} must have one value a replicate, got shape {values.shape}")
+            raise ValueError(f"{name} must have one value per replicate, got shape {values.shape}")
         for replicate in np.flatnonzero(~np.isfinite(values))[:1]:
             raise ValueError(f"{name} is {values[replicate]} at replicate {replicate}")
     sizes = [values.size for values in arms.values()]
@@ -347,8 +348,8 @@ def _pairs(treatment: ArrayLike, baseline: ArrayLike) -> tuple[Floats, Floats]:
 def _bca_interval(
     difference: Floats, rng: np.random.Generator, resamples: int
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean; the mean itself where all differences are the same."""
-    # On a grid of integers sums are exact: resamples tie where they should, on every machine.
+    """Bootstrap interval of the mean; the mean itself if all differences are the same."""
+    # Sums on an integer grid are exact, so resamples tie where they should on every machine.
     unit = np.abs(difference).max() / 2**40 or 1.0
     grid = np.rint(difference / unit)
     if np.ptp(grid) == 0:
@@ -369,7 +370,7 @@ def _bca_interval(
 def _sign_flip_p_value(difference: Floats, rng: np.random.Generator, resamples: int) -> float:
     """Share of sign flips with a mean at least as far from zero as the observed one."""
     total = difference.sum()
-    extreme = abs(total) - 1e-12 * np.abs(difference).sum()  # sums that tie but for rounding
+    extreme = abs(total) - 1e-12 * np.abs(difference).sum()  # sums that tie up to rounding
     if difference.size <= EXACT_REPLICATES:
         sums = np.array([total])
         for value in difference[1:]:  # not the first: flips come in mirrored pairs of equal size
@@ -390,7 +391,7 @@ def _equivalence_p_value(difference: Floats, margin: float) -> float:
 
 
 def _correlation(x: Floats, y: Floats) -> float:
-    """Pearson correlation, NaN where it is not defined."""
+    """Pearson correlation, NaN if it is not defined."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     return float(np.corrcoef(x, y)[0, 1])

@@ -1,4 +1,4 @@
-"""What every stage needs: its start and end, parameters, files and random streams."""
+"""What every stage needs: start and end, parameters, files and random streams."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stage(name: str) -> Iterator[None]:
 
     A mistake that the user can fix ends the process with exit status 1 and without a traceback. So
     does an input that is edited while the stage runs: DVC records the inputs as they are when the
-    stage ends, so a result of the old input would pass for a result of the new one.
+    stage ends, so a result of the old input would pass for one of the new input.
 
     Args:
         name: the module of the stage.

@@ -1,8 +1,8 @@
-"""The code that decides a result: the project's modules that this process has loaded.
+"""The code that determines a result: the project's modules that this process has loaded.
 
 dvc.yaml lists the folders and files that a stage may load; a test runs each stage with nothing
-else. Within a run, the modules that are actually loaded identify the finished work that may be
-reused, and are watched for edits.
+else. Within a run, the loaded modules determine which finished work may be reused, and are watched
+for edits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from experiment.stage import versions
 from experiment.stage.errors import changed
 
 ROOT = Path(__file__).parents[2]
-# All sources, read before most of them are loaded: a later edit is not what this process runs.
+# All sources, read before most of them are loaded: this process does not run later edits.
 _SOURCES = {path: path.read_bytes() for path in ROOT.rglob("*.py")}
 
 
@@ -36,7 +36,7 @@ def loaded() -> tuple[str, ...]:
 
 @functools.cache
 def digest(modules: tuple[str, ...]) -> str:
-    """SHA-256 of modules, given by their paths below `stages`, and of the decisive packages."""
+    """SHA-256 of modules, given as paths below `stages`, and of the decisive packages' versions."""
     found = hashlib.sha256()
     for name in modules:
         found.update(f"{name}\n".encode())

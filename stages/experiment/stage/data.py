@@ -27,12 +27,12 @@ class Split(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """Number of classes; training samples have each of them."""
+        """Number of classes; each occurs in the training samples."""
         return int(self.y.max()) + 1
 
 
 class Dataset(NamedTuple):
-    """The three parts of the data; `test` is for the final training alone."""
+    """The three parts of the data; `test` is used only to score the final training."""
 
     train: Split
     validation: Split
@@ -49,7 +49,7 @@ class Dataset(NamedTuple):
         return read
 
     def write(self, name: str, title: str) -> None:
-        """Write the arrays x_train, y_train and so on, and the name of the data set in figures."""
+        """Write the arrays x_train, y_train and so on, and the title for figures."""
         arrays: dict[str, NDArray[Any]] = {
             f"{axis}_{part}": getattr(split, axis)
             for part, split in self._asdict().items()
@@ -64,7 +64,7 @@ def data_file(name: str) -> Path:
 
 
 def title(name: str) -> str:
-    """The name of the data set in figures."""
+    """The title of the data set in figures."""
     (found,) = _arrays(data_file(name), "title")
     return str(found)
 
@@ -81,11 +81,11 @@ def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Data
 
     Args:
         given: the name of the module, its options, and the share of training labels to flip.
-        seed: root of the random streams, of which the module gets one as `rng` if it takes it.
-        where: what gives the name and the options, for messages.
+        seed: root of the random streams; the module gets one as `rng` if it takes it.
+        where: where the name and the options are set, for messages.
 
     Returns:
-        The data, and their name in figures: the module's `TITLE`, or else its name.
+        The data, and their title in figures: the module's `TITLE`, or else its name.
 
     Raises:
         UserError: there is no such module, it does not take the options, or its samples are not
@@ -114,9 +114,9 @@ def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Data
 
 
 def flipped(split: Split, share: float, rng: np.random.Generator) -> Split:
-    """The same samples, a share of them with another class, each other one as likely.
+    """The same samples, with a share of them moved to another class, chosen uniformly.
 
-    The labels that a smaller share flips are among those of a larger one, and get the same class.
+    A smaller share flips a subset of the labels that a larger one flips, to the same classes.
     """
     chosen = rng.permutation(len(split.y))[: round(share * len(split.y))]
     shifts = rng.integers(1, split.classes, len(split.y))

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, with bytes that depend on their content alone.
+"""Files written whole or not at all, with bytes that depend only on their content.
 
 Each library is imported by the functions that need it, so that a stage loads only what it uses.
 """
@@ -40,16 +40,16 @@ def unchanged() -> Iterator[None]:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of an input, which `unchanged` watches from now on."""
+    """Read an input, which `unchanged` watches from now on."""
     _inputs[path] = path.read_bytes()
     return _inputs[path]
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step: a reader sees the old file or the new one."""
+    """Write `content` to `path` atomically: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        leftover.unlink(missing_ok=True)  # from a process that was killed while writing
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -68,8 +68,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        content: values that JSON can hold; a table is a list of rows, see `rows`, or a mapping of
-            columns. DVC draws rows, and puts several such tables of one file side by side.
+        content: JSON values; a table is a list of rows, see `rows`, or a mapping of columns. DVC
+            plots lists of rows, and joins several of them in one file side by side.
 
     Raises:
         ValueError: a number is not finite.
@@ -134,7 +134,7 @@ def read_rows(path: Path, key: str, *columns: str, other: Collection[str] = ()) 
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index, each float with enough digits to identify it."""
+    """Write a table without its index, each float with enough digits to restore it."""
     write(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
@@ -144,7 +144,7 @@ def read_csv(path: Path, *columns: str, other: Collection[str] = ()) -> pd.DataF
 
     try:
         table = pd.read_csv(io.BytesIO(read(path)))
-    except ValueError as error:  # pandas' own errors are of this kind
+    except ValueError as error:  # the base of pandas' own errors
         raise UserError(f"{path}: not a table: {' '.join(str(error).split())}") from None
     return _checked(path, table, columns, other)
 
@@ -166,16 +166,16 @@ def _checked(
 
 
 class _Entry(zipfile.ZipInfo):
-    """An entry whose headers are the same under every Python and system.
+    """An entry whose headers are the same on every Python version and system.
 
-    They are those that `numpy.savez` writes under Linux from Python 3.11.4 on: dated 1980, sizes
-    in the extra field alone. Before, they would also stand where they are 0xFFFFFFFF here.
+    They match those of `numpy.savez` on Linux since Python 3.11.4: dated 1980, with sizes only in
+    the extra field. Earlier versions also wrote the sizes where this writes 0xFFFFFFFF.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.create_system = 3  # Unix
-        self.create_version = self.extract_version = 45  # has sizes of 64 bits
+        self.create_version = self.extract_version = 45  # supports 64-bit sizes
         self.external_attr = 0o600 << 16
 
     def FileHeader(self, zip64: bool | None = None) -> bytes:  # noqa: ARG002, N802
@@ -205,7 +205,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except Exception as error:  # a damaged archive raises many types
+    except Exception as error:  # a damaged archive raises errors of many types
         raise UserError(f"{path}: damaged, `dvc repro -f fetch_data` renews it: {error}") from None
 
 
@@ -213,7 +213,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors, loadable with `torch.load(path, weights_only=True)`."""
     import torch
 
-    # Saved to a buffer, since torch.save writes the name of a file into it.
+    # Saved to a buffer, because torch.save writes a file's name into the file.
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
     write(path, buffer.getvalue())

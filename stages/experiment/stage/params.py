@@ -1,4 +1,4 @@
-"""The hyperparameters in params.yaml: their types and their ranges."""
+"""The hyperparameters in params.yaml: their types and ranges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class _Brought(Section):
-    """A module in one of the rooms, and its options."""
+    """A module that the user selects, and its options."""
 
     # A user's module may take more keys; `rooms.arguments` checks them.
     model_config = ConfigDict(extra="allow")
@@ -32,7 +32,7 @@ class _Brought(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """All keys but the name."""
+        """All keys except the name."""
         return self.model_dump(exclude={"name"})
 
 
@@ -97,7 +97,7 @@ class Compare(Section):
 
 
 class TrainingParams(Section):
-    """What every training depends on, and so every arm of a study."""
+    """What every training run, and so every arm of a study, depends on."""
 
     seed: Whole = whole(0, 2**32 - 1)
     device: Literal["cpu", "cuda"] = Field(description="cpu or cuda")

@@ -8,10 +8,10 @@ import numpy as np
 
 
 def stream(seed: int, *name: str | int) -> np.random.Generator:
-    """The generator that `name` has under the root `seed`.
+    """The random generator of `name` under the root `seed`.
 
-    Streams of different names are independent, and none depends on which others were drawn
-    from, so work can be split, repeated or resumed without a change in its numbers
+    Streams with different names are independent, and none depends on draws from the others, so
+    work can be split, repeated or resumed without changing its numbers
     (`numpy.random.SeedSequence`, https://numpy.org/doc/stable/reference/random/parallel.html).
     """
     key = [part if isinstance(part, int) else crc32(part.encode()) for part in name]

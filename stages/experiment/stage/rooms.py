@@ -1,7 +1,7 @@
 """The rooms: the packages datasets, networks and optimizers, to which users add modules.
 
-A module is found by its name. Its function is called with those of the given options that it takes
-as arguments: `model.hidden` reaches a network that takes `hidden`, and no other.
+A module is found by its name. Its function gets only those options that it takes as arguments:
+`model.hidden` is passed to a network that takes `hidden`, and to no other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def module(room: str, name: str, where: str) -> ModuleType:
     Args:
         room: datasets, networks or optimizers.
         name: of the module, without `.py`.
-        where: what the user gave the name for, such as `params.yaml: model.name`.
+        where: the key whose value is the name, such as `params.yaml: model.name`.
 
     Raises:
         UserError: there is no such module.
@@ -39,7 +39,7 @@ def module(room: str, name: str, where: str) -> ModuleType:
 
 
 def function(room: str, name: str, found: ModuleType) -> Callable[..., Any]:
-    """What a module of a room is there for; where it is missing, UserError names it."""
+    """The function `load` or `create` of a module; a missing one raises UserError."""
     attribute = "load" if room == "datasets" else "create"
     called = getattr(found, attribute, None)
     if not callable(called):
@@ -65,11 +65,11 @@ def arguments(
         options: what the user has set, by name.
         known: names that may be set whether or not the function takes them.
         where: the section that holds the options, such as `params.yaml: model`.
-        positional: what the function is given before them.
-        provided: what it gets beside the options, if it takes it.
+        positional: arguments that the function gets before them.
+        provided: further arguments, which the function gets if it takes them.
 
     Raises:
-        UserError: an option is neither known nor taken, or one that the function needs is missing.
+        UserError: an option is neither known nor taken, or a required one is missing.
 
     """
     taken = signature(function)

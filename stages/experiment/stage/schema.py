@@ -1,4 +1,4 @@
-"""Reading of YAML files; an error names the key, its value and what is allowed."""
+"""Read YAML files; an error names the key, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _ascend(values: list[float]) -> list[float]:
     return values
 
 
-# A number in quotes is read as the number.
+# A quoted number is read as a number.
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Real = Annotated[float, BeforeValidator(_refuse_bool)]
 Ascending = AfterValidator(_ascend)
@@ -66,7 +66,7 @@ def whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
 
 
 def rank_or(word: str) -> PlainValidator:
-    """A validator for a rank, or for a word that stands for one chosen elsewhere."""
+    """A validator for a rank, or for a word that stands for a rank chosen elsewhere."""
     rank = TypeAdapter(Annotated[Whole, Field(ge=1, le=100_000)])
 
     def validate(value: object) -> int | str:
@@ -102,8 +102,8 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
     """
     content = files.read(path)
     try:
-        # YAML 1.2, as DVC reads it. PyYAML reads 010 as eight and 1:30 as ninety, and lets the
-        # second of two lines for one key win.
+        # YAML 1.2, as DVC reads it. PyYAML reads 010 as eight and 1:30 as ninety, and accepts
+        # duplicate keys.
         raw = YAML(typ="safe").load(content.decode("utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
@@ -130,7 +130,7 @@ def checked(model: type[Model], raw: object, where: str) -> Model:
 
 
 def _named(value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-    """The same with printable keys; YAML allows keys of any type."""
+    """The same value with printable keys; YAML allows keys of any type."""
     if isinstance(value, dict):
         return {
             key if isinstance(key, str) and key.isprintable() else repr(key): _named(inner)
@@ -140,7 +140,7 @@ def _named(value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
 
 
 def _describe(model: type[Section], problem: ErrorDetails) -> str:
-    # Whole numbers in the location are positions in a list, which belong to the list's key.
+    # Integers in the location are positions in a list; the error belongs to the list's key.
     path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
     key, value = ".".join(path), problem["input"]
     match problem["type"]:

@@ -1,4 +1,4 @@
-"""The settings that fix the arithmetic: one thread, and the same instructions on every processor.
+"""Settings that fix the arithmetic: one thread, and the same instructions on every processor.
 
 Torch, NumPy and their libraries read them when they load.
 """
@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-# The number of threads decides the order of sums. One per process: work spreads over processes.
+# The number of threads decides the order of sums. One per process; work is split over processes.
 THREADS = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -17,11 +17,11 @@ THREADS = {
 
 
 def instructions(machine: str) -> dict[str, str]:
-    """The instructions that libraries may use, by the architecture as `platform.machine` has it."""
+    """Limits on the libraries' instructions, for an architecture as named by `platform.machine`."""
     match machine.lower():
         case "x86_64" | "amd64":
-            # The same on every processor with AVX2, whoever made it: in torch, in its oneDNN and
-            # MKL, in the OpenBLAS of NumPy and SciPy, and in NumPy.
+            # The same on every processor with AVX2, from any vendor: in torch, its oneDNN and MKL,
+            # the OpenBLAS of NumPy and SciPy, and NumPy itself.
             return {
                 "ATEN_CPU_CAPABILITY": "avx2",
                 "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -30,7 +30,7 @@ def instructions(machine: str) -> dict[str, str]:
                 "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
             }
         case "aarch64" | "arm64":
-            # What all have, in torch and in OpenBLAS. Other libraries still tell processors apart.
+            # The common baseline, in torch and OpenBLAS. Other libraries still adapt to processors.
             return {"ATEN_CPU_CAPABILITY": "default", "OPENBLAS_CORETYPE": "ARMV8"}
         case _:
             return {"ATEN_CPU_CAPABILITY": "default"}

@@ -1,7 +1,7 @@
-"""The versions that decide the results: those that constraints.txt pins, and no others.
+"""The package versions that determine the results: those pinned in constraints.txt, and no others.
 
-A pipeline begins with a check that reads the pins and lists the decisive ones in a file. The other
-stages depend on that file, so a pin that decides nothing makes no result out of date.
+A pipeline begins with a check that writes the decisive pins to a file. The other stages depend on
+that file, so changing any other pin makes no result out of date.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ DECISIVE = (
 
 
 def check(stage: str) -> None:
-    """Check that the decisive packages are installed in the versions that the stage is to have.
+    """Check that the decisive packages are installed in the versions that the stage requires.
 
-    DVC sees only the pins; results from other versions would look the same to it.
+    DVC sees only the pins; it could not tell results from other versions apart.
 
     Raises:
         UserError: one line per package that is not pinned, or not installed as pinned.
@@ -47,7 +47,7 @@ def check(stage: str) -> None:
 
 
 def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
-    """The pins of the decisive packages, without builds; a missing one raises UserError."""
+    """The pins of the decisive packages, without build tags; a missing one raises UserError."""
     lines = files.read(path).decode("utf-8").splitlines()
     pins = (line.partition("#")[0].partition(";")[0].partition("==") for line in lines)
     found = {
@@ -59,7 +59,7 @@ def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
 
 
 def installed(name: str) -> str:
-    """The installed version without its build, 2.13.0 for 2.13.0+cpu; `none` if not installed."""
+    """The installed version without build tag, 2.13.0 for 2.13.0+cpu; `none` if not installed."""
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""Training: networks and optimizers for many replicates at once, the search, the processes."""
+"""Training: networks and optimizers for many replicates at once, the search, worker processes."""

@@ -1,7 +1,7 @@
-"""Arithmetic on tensors that torch does slowly, or differently on different processors.
+"""Tensor arithmetic that torch does slowly, or differently on different processors.
 
-`experiment` restricts torch to instructions that all of them have. This module makes up for the
-time that this costs, and covers what it does not reach.
+`experiment` restricts torch to instructions common to all of them. This module makes up for the
+time that this costs, and covers what the restriction does not reach.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.autograd.function import FunctionCtx
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """Square roots with the same bits on every processor, at most a unit in the last place off.
+    """Square roots with the same bits on every processor, within one unit in the last place.
 
-    `torch.sqrt` calls the vector mathematics of MKL, which no setting controls and which rounds
-    differently on Intel's processors; so do torch's exponentials and logarithms. A reciprocal root
-    consists of roots and quotients of single numbers, which IEEE 754 defines.
+    `torch.sqrt` calls MKL's vector mathematics, which no setting controls and which rounds
+    differently on Intel processors; torch's exponentials and logarithms do the same. A reciprocal
+    root consists of scalar roots and quotients, which IEEE 754 defines exactly.
     """
     return x.rsqrt().reciprocal()
 
@@ -27,8 +27,8 @@ def sqrt(x: Tensor) -> Tensor:
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Products of stacked matrices, (R, m, k) and (R, k, n); no gradient flows through them.
 
-    On the CPU, NumPy computes them. Its BLAS can be restricted to AVX2 on every processor. Torch's,
-    MKL, gives the same bits on all of them only with SSE2, at two fifths of the speed.
+    On the CPU, NumPy computes them: its BLAS can be restricted to AVX2 on every processor. Torch's
+    BLAS, MKL, gives the same bits on all of them only with SSE2, at two fifths of the speed.
     """
     if a.device.type != "cpu":
         return a.detach() @ b.detach()
@@ -54,8 +54,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (R, n), ascending, and eigenvectors (R, n, n) of G^T G for matrices (R, n, n).
 
-    In float32; each matrix is scaled to entries of at most 1 first, so the eigenvalues are
-    relative to its largest entry. Those of a matrix that is not finite are NaN.
+    In float32. Each matrix is first scaled to entries of at most 1, so the eigenvalues are
+    relative to its largest entry. They are NaN for a matrix that is not finite.
     """
     largest = matrix.abs().amax((-2, -1), keepdim=True)
     good = largest.isfinite()
@@ -64,7 +64,7 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(gram)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not re-exported
-        # Seen where a training has all but diverged.
+        # Seen when training has all but diverged.
         values, vectors = (part.float() for part in torch.linalg.eigh(gram.double()))
     return values.where(good[..., 0], torch.nan), vectors.where(good, torch.nan)
 
@@ -72,7 +72,7 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def truncated(matrix: Tensor, rank: int) -> Tensor:
     """Best approximations of rank `rank` of the matrices (R, n, n), by eigenvectors of G^T G.
 
-    In float32, and without a certificate: a spectrum may be too flat for one.
+    In float32, and without a certificate: the spectrum may be too flat for one.
     """
     return projected(matrix, spectrum(matrix)[1][..., -rank:])
 

@@ -1,4 +1,4 @@
-"""Training of many replicates at once: one seed each, the same for every optimizer."""
+"""Train many replicates at once: one seed each, the same for every optimizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS = "weights."  # prefix of the names of weights in a result
 
 @dataclass(frozen=True)
 class Setting:
-    """All that a training run depends on, apart from the data and the replicates."""
+    """Everything a training run depends on, except the data and the replicates."""
 
     optimizer: str  # a name that `experiment.training.optimizer.create` knows
     hyperparameters: Hyperparameters
@@ -36,8 +36,8 @@ class Setting:
     device: str
     seed: int
     purpose: str  # names the random streams: replicates of two purposes are independent
-    noise: float = 1.0  # factor on the difference of a batch's gradient from that of all samples
-    batches: str = "batches"  # names the streams of the batch order within the purpose
+    noise: float = 1.0  # factor on the deviation of a batch's gradient from the full gradient
+    batches: str = "batches"  # names the batch-order streams within the purpose
 
     @classmethod
     def of(
@@ -147,7 +147,7 @@ class Group:
     setting: Setting
     first: int
     size: int
-    train_curve: bool = True  # whether the train loss is computed after every epoch, or once
+    train_curve: bool = True  # compute the train loss after every epoch, or only the last
 
 
 def train_curves(data: Dataset, group: Group) -> Result:

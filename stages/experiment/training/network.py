@@ -64,7 +64,7 @@ class StackedNetwork(Network):
         """Draw weights in the distribution of torch's own layers.
 
         Returns:
-            Float32, uniform within 1 / sqrt(inputs) of zero, with the number of inputs of one unit.
+            Float32, uniform within 1 / sqrt(fan-in) of zero.
 
         """
         weights: Weights = {}
@@ -79,7 +79,7 @@ class StackedNetwork(Network):
 class ModuleNetwork(Network):
     """Any `torch.nn.Module`, stacked by `torch.func`.
 
-    Up to rounding, a replicate equals the same module trained alone. Its products are torch's own,
+    Up to rounding, a replicate equals the same module trained alone. It uses torch's own products,
     whose last bits may differ between processors.
 
     Args:
@@ -164,7 +164,7 @@ def build(name: str, options: Mapping[str, Any], inputs: int, classes: int) -> N
 
 @torch.no_grad()
 def _try_out(network: ModuleNetwork, inputs: int, classes: int, where: str) -> None:
-    """Raise UserError where the stacked modules do not do what each does alone."""
+    """Raise UserError if the stacked modules do not compute what each does alone."""
     x = torch.randn(3, inputs, generator=torch.Generator().manual_seed(0))
     scores = network.logits(network.initial_weights([np.random.default_rng(s) for s in (0, 1)]), x)
     if scores.shape != (2, 3, classes):

@@ -1,4 +1,4 @@
-"""Optimizers for stacked replicates: those that keep them apart, and any other of torch's."""
+"""Optimizers for stacked replicates: those that keep them apart, and any other torch optimizer."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Stepper(Protocol):
 def create(
     name: str, weights: Sequence[Tensor], hyperparameters: Hyperparameters, where: str
 ) -> Stepper:
-    """An optimizer of stacked weights, each (R, ...).
+    """An optimizer for stacked weights, each (R, ...).
 
     Args:
         name: a module in `experiment.optimizers`, or the dotted name of a class or function that
             takes `(params, lr=...)`, such as `torch.optim.RMSprop`.
         weights: the trained weights.
         hyperparameters: its keyword arguments, `lr` among them.
-        where: the setting that gives the name, for messages.
+        where: the key whose value is the name, for messages.
 
     Raises:
         UserError: there is no such optimizer.
@@ -107,13 +107,13 @@ class PerReplicate:
 
 
 def check(name: str, hyperparameters: Hyperparameters, network: Network, where: str) -> None:
-    """Refuse an optimizer or hyperparameters that cannot train the network, before training.
+    """Reject an optimizer or hyperparameters that cannot train the network, before training.
 
     Args:
         name: of the optimizer, as for `create`.
         hyperparameters: its keyword arguments, `lr` among them.
         network: what to train.
-        where: the section that gives them, for messages.
+        where: the section that sets them, for messages.
 
     Raises:
         UserError: the message names the rank, or all hyperparameters if the optimizer refused them.

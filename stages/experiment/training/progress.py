@@ -17,7 +17,7 @@ line = 0
 
 
 def bar(steps: Iterable[T] | None = None, **options: Any) -> tqdm[T]:  # noqa: ANN401 - tqdm's own
-    """A progress bar over `steps`, or one moved by hand; shown only if stderr is a terminal.
+    """A progress bar over `steps`, or one updated by hand; shown only if stderr is a terminal.
 
     `options` are those of tqdm (`total`, `desc`, `unit`).
     """

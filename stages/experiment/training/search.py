@@ -25,7 +25,7 @@ from experiment.training.work import Result, Work
 Interval = FloatDistribution | IntDistribution
 Space = Mapping[str, Interval]
 
-# Finished trials that a proposal needs before it takes them into account.
+# Proposals are random until this many trials have finished.
 STARTUP_TRIALS = 5
 # Share of an interval, on its search scale, that counts as its edge.
 EDGE = 0.05
@@ -47,12 +47,12 @@ class TrialTask:
 
 
 def search_space(optimizer: str, intervals: Tune, rank: int | str, side: int) -> Space:
-    """What a search varies: `lr`, and for LRG-Adam `rank` too if it is to be tuned.
+    """What a search varies: `lr`, and for LRG-Adam also `rank` if it is tuned.
 
     Args:
         optimizer: adam or lrg_adam.
         intervals: of the learning rate and the rank.
-        rank: `tuned`, or a fixed one.
+        rank: `tuned`, or a fixed rank.
         side: of the gradient matrix.
 
     """
@@ -71,10 +71,10 @@ def train_trials(
     """Search by training; a trial's loss is the mean over `how.replicates` seeds.
 
     Args:
-        work: what the trials are spread over.
-        setting: how to train, with the hyperparameters that the search leaves alone.
+        work: runs the trials in parallel.
+        setting: how to train, with the hyperparameters that the search does not vary.
         space: those that it varies.
-        how: numbers of trials, of those proposed at once, and of seeds.
+        how: numbers of trials, of trials proposed at once, and of seeds.
         seed: root of the sampler's random streams.
 
     """
@@ -94,7 +94,7 @@ def train_trials(
 
 
 def table(trials: Sequence[Trial], fixed: Hyperparameters) -> pd.DataFrame:
-    """One row per trial, with the hyperparameters that are fixed and the best loss so far."""
+    """One row per trial, with the fixed hyperparameters and the best loss so far."""
     rows = pd.DataFrame(
         {
             "trial": number,
@@ -129,16 +129,16 @@ def search(
     wave: int,
     seed: int,
 ) -> list[Trial]:
-    """Minimise a loss by the tree-structured Parzen estimator.
+    """Minimise a loss with the tree-structured Parzen estimator.
 
     Trials are proposed in waves, so that those of one wave can be evaluated at the same time. The
-    sampler is seeded anew for each wave: a search that is repeated with known losses proposes the
-    same points, so an interrupted search equals an uninterrupted one.
+    sampler is reseeded for each wave: a search repeated with known losses proposes the same points,
+    so an interrupted search equals an uninterrupted one.
 
     Args:
         space: the search space; an empty one is evaluated once per trial.
-        evaluate_wave: the losses of the points it is given, in their order; NaN or infinite
-            if training diverged.
+        evaluate_wave: returns the losses of the given points, in order; NaN or infinite if
+            training diverged.
         trials: number of points evaluated.
         wave: number of points proposed at once.
         seed: root of the sampler's random streams.
@@ -173,7 +173,7 @@ def _sampler(seed: int, trial: int) -> optuna.samplers.BaseSampler:
 def on_boundary(space: Space, best: Hyperparameters) -> list[str]:
     """Names of the parameters whose best value lies at an edge of the search interval.
 
-    An edge is the last 5 % of the interval's length on its search scale; for a whole number also
+    An edge is the last 5 % of the interval's length on its search scale; for a whole number, also
     the value next to the end. A better value may lie beyond it.
     """
     return [name for name, interval in space.items() if _at_edge(interval, best[name])]
@@ -191,7 +191,7 @@ def _at_edge(interval: Interval, value: float) -> bool:
 
 
 def read_best(optimizer: str) -> dict[str, float]:
-    """The tuned parameters in metrics/tune_<optimizer>.json: `lr`, for LRG-Adam `rank` too."""
+    """Read metrics/tune_<optimizer>.json: the tuned `lr`, and for LRG-Adam also `rank`."""
     path = Path(f"metrics/tune_{optimizer}.json")
     best = files.read_json(path, "best")["best"]
     names = ["lr", "rank"] if optimizer == "lrg_adam" else ["lr"]

@@ -1,7 +1,7 @@
-"""Independent tasks of a stage, spread over processes; each result is kept as soon as it is there.
+"""Run independent tasks of a stage in parallel processes; keep each result as soon as it is ready.
 
-The number and place of the processes change no bit of a result: what is computed together is one
-task, and one process with one thread computes a task.
+The number and location of the processes change no bit of a result: what is computed together is one
+task, and one process with one thread computes it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 SCRATCH = Path(".scratch")
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
-PATIENCE = 10  # seconds that a scheduler has to answer
-MOST_ON_WINDOWS = 61  # processes, which is as many as it lets one wait for
+PATIENCE = 10  # seconds to wait for a scheduler
+MOST_ON_WINDOWS = 61  # processes; Windows cannot wait for more
 
 Data = TypeVar("Data", bound=Iterable[Split])
 Task = TypeVar("Task")
@@ -60,8 +60,8 @@ def merged(results: Sequence[Result]) -> Result:
 class Work(Generic[Data]):
     """The tasks of one stage.
 
-    The result of a task is kept under `.scratch/<stage>`, named by all that decides it: the
-    function, the task, the data, the code and the versions of packages. A stage that was stopped
+    The result of a task is kept under `.scratch/<stage>`, named by everything that determines it:
+    the function, the task, the data, the code and the package versions. A stage that was stopped
     finds its finished tasks there; one with other parameters finds nothing. The results are deleted
     when the block ends without an error.
 
@@ -83,9 +83,9 @@ class Work(Generic[Data]):
         self._code = code.digest(self._modules)
         self._identity = f"{self._code} {_digest(data)}"
         self._executor: Executor | None = None
-        # The data sent with a task: a reference on a cluster, None if processes have them already.
+        # The data sent with a task: a reference on a cluster, None if processes already have it.
         self._sent: Any = None
-        # What a task raises if its process is gone.
+        # What a task raises if its process is lost.
         self._lost: tuple[type[Exception], ...] = (BrokenProcessPool,)
         self._bar = progress.bar(total=total, unit=unit, desc=stage)
 
@@ -118,7 +118,7 @@ class Work(Generic[Data]):
 
         Args:
             function: importable by name from another process.
-            tasks: values whose `repr` tells them apart, such as frozen dataclasses.
+            tasks: values with distinct `repr`s, such as frozen dataclasses.
 
         Raises:
             UserError: a process was killed from outside, for example for lack of memory.
@@ -195,7 +195,7 @@ def _read(path: Path) -> Result | None:
 
 
 def workers() -> int:
-    """Number of processes to use: EXPERIMENT_WORKERS, or else one per core; what Windows allows."""
+    """Number of processes: EXPERIMENT_WORKERS, or one per core; at most what Windows allows."""
     asked = os.environ.get("EXPERIMENT_WORKERS")
     if asked is None:
         affinity = getattr(os, "sched_getaffinity", None)  # not on every system
@@ -208,7 +208,7 @@ def workers() -> int:
 
 
 def cluster(address: str, data: Data) -> tuple[Executor, Any, tuple[type[Exception], ...]]:
-    """Connect to the workers of a Dask scheduler; Dask repeats the tasks of a lost worker.
+    """Connect to the workers of a Dask scheduler; Dask reruns the tasks of a lost worker.
 
     Returns:
         An executor, a reference to the data on every worker, and what a lost task raises.
@@ -257,7 +257,7 @@ def _start_worker(lock: RLock, lines: SimpleQueue[int], data: Iterable[Split]) -
 
 
 def _follow_parent() -> None:
-    # If the parent is killed, its workers would otherwise wait forever.
+    # Otherwise workers would wait forever after their parent is killed.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

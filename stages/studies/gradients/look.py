@@ -1,7 +1,7 @@
 """What truncation does to gradients along a trajectory, and to the updates made from them.
 
 Notation: g is the gradient of a batch, F_k g its best approximation of rank k, gbar the gradient
-of all training samples and gpop that of many fresh ones, which stands for the population's.
+over all training samples, and gpop that over many fresh ones, an estimate of the population's.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from experiment.training.network import Network, Weights, sample_losses
 from experiment.training.work import Result
 from lrg_adam.flatten import from_square, to_square
 
-# Adam's defaults, for updates that are computed beside those of the trajectory.
+# Adam's defaults, for updates computed alongside those of the trajectory.
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 # Number of samples whose gradient is computed at once, and of fresh samples that judge a step.
 CHUNK = 2_000
 JUDGES = 4_000
-# Number of batches per place for which a step is taken; the rest serve the cosines alone.
+# Number of batches per epoch for which a step is taken; the rest are only for the cosines.
 STEPS = 4
 
 
@@ -44,7 +44,7 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """Replicates `first` to `first + size - 1` of a setting, looked at after some epochs."""
+    """Replicates `first` to `first + size - 1` of a setting, analysed after some epochs."""
 
     setting: Setting
     first: int
@@ -73,8 +73,8 @@ def approximations(flat: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Best approximations of flat gradients (R, P), zero-padded to square matrices.
 
     Returns:
-        The approximations (K, R, P), one for each rank, and the energy (R, n) that the n leading
-        singular values hold together, as shares of the whole.
+        The approximations (K, R, P), one per rank, and the cumulative energy (R, n) of the leading
+        singular values, as shares of the total.
 
     """
     matrix = to_square([flat], 1, torch.float32)
@@ -99,7 +99,7 @@ class Moments:
     def __init__(self, ranks: Sequence[int]) -> None:
         self._ranks = ranks
         self.steps = 0
-        # Scalars, which take their shapes at the first step.
+        # Scalars until the first step, which sets the shapes.
         self.mean = self.square = self.quiet = torch.zeros(())
 
     def listen(self) -> None:
@@ -133,30 +133,29 @@ def look(data: Samples, task: Look) -> Result:
 
     Args:
         data: training samples, and fresh ones to compare with.
-        task: what to look at.
+        task: what to analyse.
 
     Returns:
-        Quantities (R, epochs, batches, K), float64, for K ranks. Those that begin with `step_` have
+        Quantities (R, epochs, batches, K), float64, for K ranks. Those named `step_...` have
         at most STEPS batches; `retention_...` and `quiet` have one entry for all batches.
 
-        Of a gradient, with the sums over the batches of a replicate in one place:
+        Of gradients, with sums over the batches of a replicate after one epoch:
 
         - `energy`: E_k = |F_k g|^2 / |g|^2 of one batch.
-        - `energy_permuted`: the same with the entries of g in another order during truncation.
+        - `energy_permuted`: the same with the entries of g permuted during truncation.
         - `raw_cosine_train`: cos(g, gbar). `raw_cosine_fresh`: cos(g, gpop).
         - `cosine_train`: cos(F_k g, gbar) - cos(g, gbar). `cosine_fresh`: the same with gpop.
-        - `cosine_permuted`: `cosine_fresh` with the entries of g in another order during
-          truncation.
+        - `cosine_permuted`: `cosine_fresh` with the entries of g permuted during truncation.
         - `retention_train`: R_k - sqrt(E_k), R_k = sum <F_k g, gbar> / sum <g, gbar> and
           E_k = sum |F_k g|^2 / sum |g|^2. `retention_fresh`: the same with gpop.
         - `leak`: share of the approximation's energy where the gradient is exactly zero.
         - `quiet`: share of coordinates whose gradient was exactly zero in all of the last epoch.
 
-        Of an update, which Adam's moments make from a gradient:
+        Of updates, which Adam's moments make from gradients:
 
         - `step_cosine`: gain in cos(update, gpop).
-        - `step_loss_fresh`: loss (nats) on fresh samples after an update as long as Adam's, minus
-          that after Adam's. `step_loss_train`: the same on all training samples.
+        - `step_loss_fresh`: loss (nats) on fresh samples after an update scaled to the norm of
+          Adam's, minus that after Adam's. `step_loss_train`: the same on all training samples.
         - `step_leak`: share of the update's energy in the quiet coordinates. `step_leak_adam`: that
           of Adam's own update.
 
@@ -194,7 +193,7 @@ def look(data: Samples, task: Look) -> Result:
 
 
 def _orders(task: Look, network: Network) -> Tensor:
-    """A permutation of the coordinates for each replicate, (R, P)."""
+    """One permutation of the coordinates per replicate, (R, P)."""
     coordinates = sum(map(math.prod, network.shapes.values()))
     drawn = [
         stream(task.setting.seed, "studies, permuted", replicate).permutation(coordinates)
@@ -206,7 +205,7 @@ def _orders(task: Look, network: Network) -> Tensor:
 def _batches(
     data: Samples, task: Look, network: Network, epoch: int, weights: Weights
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Gradients (R, P) of random batches, each with that of all training and fresh samples.
+    """Gradients (R, P) of random batches, each with those of all training and all fresh samples.
 
     Every replicate draws its own batches, so that replicates are independent.
     """
@@ -258,11 +257,11 @@ def _products(flat: Tensor, filtered: Tensor, bar: Tensor, population: Tensor) -
 
 
 def _retention(products: Tensor) -> dict[str, Tensor]:
-    """The criterion R_k - sqrt(E_k), (R, K) each, of the sums of `_products` over batches.
+    """The criterion R_k - sqrt(E_k), (R, K) each, from the sums of `_products` over batches.
 
     A single batch's <g, gbar> may be near zero; their sum is not, as long as batches agree.
     """
-    # F_k projects, so that <F_k g, g> = |F_k g|^2 and the last of the ratios is E_k.
+    # F_k is a projection, so <F_k g, g> = |F_k g|^2 and the last ratio is E_k.
     train, fresh, energy = products[:, 1:] / products[:, :1]
     root = sqrt(energy.clamp(min=0))
     return {"retention_train": (train - root).T, "retention_fresh": (fresh - root).T}
@@ -313,7 +312,7 @@ def _share(vectors: Tensor, where: Tensor) -> Tensor:
 
 
 def noise_energy(side: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Mean share (n,) of energy that the n leading singular values of Gaussian noise hold."""
+    """Mean cumulative share (n,) of energy in the leading singular values of Gaussian noise."""
     noise = rng.standard_normal((draws, side, side))
     squared = np.linalg.svd(noise, compute_uv=False) ** 2
     return (squared.cumsum(-1) / squared.sum(-1, keepdims=True)).mean(0)

@@ -1,4 +1,4 @@
-"""Does truncation remove noise? A look at gradients along the trajectory of an arm."""
+"""Test whether truncation removes noise from gradients along the trajectory of an arm."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ UNITS = {
 
 
 class Looks(Section):
-    """How gradients are looked at."""
+    """How gradients are analysed."""
 
     ranks: Annotated[
         list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending, BeforeValidator(as_list)
@@ -70,7 +70,7 @@ def looks(params: TrainingParams, given: Looks, arm: str) -> list[Look]:
     found = tuned(arm)
     trained = found["train"]
     # All trajectories use the same samples and batches. Other optimizers are not inputs of this
-    # stage; otherwise a new one would make all looks run again.
+    # stage, so that a new one does not make it run again.
     if (
         trained["optimizer"] not in ("adam", "lrg_adam")
         or trained["model"] != "mlp"
@@ -101,7 +101,7 @@ def table(given: Looks, arm: str, found: Mapping[str, NDArray[np.float64]]) -> p
     """One row per quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
 
     `found` holds arrays (replicates, epochs, batches, ranks). Intervals are over replicates;
-    `p_value_uncorrected` is that of a two-sided t-test of a mean of zero, for this row alone.
+    `p_value_uncorrected` is from a two-sided t-test of zero mean, for this row alone.
     """
     rows = []
     for quantity, unit in UNITS.items():
@@ -123,8 +123,8 @@ def main(arm: str, *words: str) -> None:
     """Write metrics/studies/gradients/<arm>.csv.
 
     Args:
-        arm: whose trajectory it is.
-        words: how to look, see `studies.training.words`.
+        arm: the arm whose trajectory is analysed.
+        words: the settings, see `studies.training.words`.
 
     """
     params = shared.read()

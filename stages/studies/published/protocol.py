@@ -1,7 +1,7 @@
 """The protocol of the published experiment, for one seed of its sampler.
 
-It tuned on the first 1000 training samples, in batches of 32 for 5 epochs, for the smallest
-training loss of any epoch, with Optuna's sampler of the time, and then trained once on all samples.
+It tuned on the first 1000 training samples, in batches of 32 for 5 epochs, with Optuna's sampler of
+the time, for the lowest training loss of any epoch. Then it trained once on all samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from experiment.training.search import Space
 from experiment.training.work import Result
 from studies.published.reported import REPORTED
 
-# Where the hyperparameters of a final training come from.
+# Where the hyperparameters of a final training run come from.
 SOURCES = ("searched", "reported")
 
 
@@ -44,7 +44,7 @@ class Protocol:
 
 
 class Training(NamedTuple):
-    """A final training, and the names of its results."""
+    """A final training run, and the names of its results."""
 
     optimizer: str
     source: str
@@ -65,13 +65,13 @@ def repeat(data: Dataset, task: Protocol) -> Result:
     """Run the published experiment once.
 
     Args:
-        data: `train` with the training rows, `validation` with the test rows, which that experiment
-            validated on.
-        task: its settings.
+        data: `train` holds the training rows, `validation` the test rows, on which that experiment
+            validated.
+        task: the settings.
 
     Returns:
-        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search; and for every
-        `Training` its losses and its accuracy.
+        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search; and the losses
+        and the accuracy of every `Training`.
 
     """
     result: Result = {}
@@ -96,7 +96,7 @@ def repeat(data: Dataset, task: Protocol) -> Result:
 def _final(
     data: Dataset, task: Protocol, training: Training, hyperparameters: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Train on the first samples: losses before and after every epoch, and the last accuracy."""
+    """Train on the first samples: losses before training and after every epoch, last accuracy."""
     setting = replace(
         _setting(task, training.optimizer, hyperparameters, f"final {training.samples}"),
         epochs=task.epochs,
@@ -117,8 +117,8 @@ def _first(data: Dataset, samples: int) -> Split:
 def _setting(
     task: Protocol, optimizer: str, hyperparameters: dict[str, Any], batches: str
 ) -> Setting:
-    # As published, all trainings of an experiment start from the same weights, and each has its own
-    # batch order.
+    # As published, all training runs of an experiment start from the same weights, and each has its
+    # own batch order.
     return Setting(
         optimizer=optimizer,
         hyperparameters=hyperparameters,

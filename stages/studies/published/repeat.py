@@ -1,4 +1,4 @@
-"""Repeat the published protocol with many seeds of its sampler, to see where its result lies."""
+"""Repeat the published protocol with many sampler seeds, to see where its result lies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Settings(Section):
 
 
 def tasks(seed: int, given: Settings, training_samples: tuple[int, ...]) -> list[Protocol]:
-    """The experiment of every sampler."""
+    """One repetition of the experiment per sampler."""
     settings = given.model_dump(
         exclude={"samplers", "hidden", "lr", "rank", "training_samples", "offline_samples"}
     )
@@ -74,9 +74,9 @@ def tasks(seed: int, given: Settings, training_samples: tuple[int, ...]) -> list
 def samplers(
     found: dict[str, NDArray[np.float64]], data_set: str, training_samples: int, source: str
 ) -> pd.DataFrame:
-    """One row per sampler: the hyperparameters, and the outcomes of its two final trainings.
+    """One row per sampler: the hyperparameters, and the outcomes of its two final training runs.
 
-    The hyperparameters are those that its searches found, or those of the published experiment.
+    The hyperparameters are those that its searches found, or those that were published.
     """
     count = len(found["adam_lr"])
     columns: dict[str, object] = {
@@ -115,7 +115,7 @@ def searches_found(part: pd.DataFrame, highest_rank: int) -> dict[str, float]:
 
 
 def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
-    """The distribution over samplers, for each data set, number of samples and setting."""
+    """The distribution over samplers, per data set, number of samples and hyperparameters."""
     found = {}
     groups = table.groupby(["data", "training_samples", "hyperparameters"], sort=False)
     for (data_set, training_samples, hyperparameters), part in groups:

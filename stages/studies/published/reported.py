@@ -4,7 +4,7 @@ from typing import Any
 
 from experiment.stage.schema import Interval, Whole, whole
 
-# What its searches found, and what it trained with.
+# The hyperparameters that its searches found, and that it trained with.
 REPORTED: dict[str, dict[str, Any]] = {
     "adam": {"lr": 0.0059},
     "lrg_adam": {"lr": 0.0064, "rank": 20},

@@ -1,4 +1,4 @@
-"""Compare the arms of one study with those that they name, and draw the differences."""
+"""Compare the arms of one study with their baselines, and plot the differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw(known: Arms, table: pd.DataFrame, margin_share: float) -> Figure:
             offset = 0.15 * (len(series) - 1) - 0.3 * i
             label = None if base is None else f"against {known[base].label}"
             differences(axes, rows, position + offset, **SERIES[i] | {"label": label})
-            # Each row has its own margin, a share of the mean that it is compared with.
+            # Each row has its own margin, a share of the baseline's mean.
             half = 0.15 if several else 0.5
             for y, margin in zip(position + offset, rows["margin"], strict=True):
                 band = axes.fill_betweenx(
@@ -58,7 +58,7 @@ def draw(known: Arms, table: pd.DataFrame, margin_share: float) -> Figure:
 
 
 def _row_labels(known: Arms, table: pd.DataFrame, several: bool) -> list[str]:
-    """Arms from bottom to top; if each has its own baseline, with the name of that."""
+    """Arms from bottom to top, each with its baseline's name if baselines differ."""
     own = not several and table["against"].nunique() > 1
     found = []
     for row in table.drop_duplicates("arm").itertuples():
@@ -75,7 +75,7 @@ def main(study: str, *own: str) -> None:
 
     Args:
         study: its name.
-        own: `own` for a study of own.yaml, which is kept under metrics/own and plots/own.
+        own: `own` for a study in own.yaml, whose results go to metrics/own and plots/own.
 
     """
     params = read_params()

@@ -26,13 +26,13 @@ from studies.training.arms import (
 )
 
 PRIMARY = next(iter(MEASURES))
-# Verdicts that rule out that an arm is better by more than the margin.
+# Verdicts that rule out an improvement by more than the margin.
 NO_BETTER = ("worse", "equivalent")
 Evidence = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """Where the argument is followed: an arm of Adam, and the studies that compare arms with it."""
+    """A setting of the argument: an arm of Adam, and the studies that compare arms with it."""
 
     baseline: str
     noise: str
@@ -47,14 +47,14 @@ TEXT = ("arm", "label", "against", "measure", "unit", "verdict")
 
 
 def compared(study: str) -> pd.DataFrame:
-    """The comparisons of a study in the primary measure."""
+    """The comparisons of a study on the primary measure."""
     path = Path(f"metrics/studies/{study}.csv")
     table = files.read_csv(path, *NUMBERS, *TEXT, other=TEXT)
     return table[table["measure"] == PRIMARY]
 
 
 def against(study: str, baseline: str) -> pd.DataFrame:
-    """The comparisons of a study with one arm in the primary measure, by arm."""
+    """The comparisons of a study with one arm on the primary measure, by arm."""
     table = compared(study)
     return table[table["against"] == baseline].set_index("arm")
 
@@ -74,14 +74,14 @@ def state(holds: bool, refuted: bool) -> str:
 
 
 def is_less_noisy(arm: ArmTraining, adam: ArmTraining) -> bool:
-    """Whether an arm is Adam on less of the noise of batches or labels, and no more of either."""
+    """Whether an arm is Adam with less batch or label noise, and no more of either."""
     noise, most = ((one.noise, one.data.get("flipped", 0)) for one in (arm, adam))
     no_more = noise[0] <= most[0] and noise[1] <= most[1]
     return arm.optimizer == adam.optimizer and no_more and noise != most
 
 
 def noise_hurts(arms: Arms, setting: Setting) -> Evidence:
-    """Compare Adam on less noise with Adam, each at its best learning rate."""
+    """Compare Adam with less noise to Adam, each at its best learning rate."""
     table = against(setting.noise, setting.baseline)
     adam = arms[setting.baseline].train
     less = table[[is_less_noisy(arms[arm].train, adam) for arm in table.index]]
@@ -100,17 +100,17 @@ def noise_hurts(arms: Arms, setting: Setting) -> Evidence:
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> Evidence:
-    """Whether a quantity of `tables.looks` is beyond zero along every trajectory, at any rank.
+    """Whether a quantity of `tables.looks` is beyond zero along every trajectory, at some rank.
 
     The test is over replicates, each averaged over epochs and batches. A rank has to pass along
     every trajectory, so its p-value is the largest of theirs (an intersection-union test); the
     ranks are a family for Holm's correction. The link is refuted if no rank can pass: each rank is
-    on the wrong side of zero along some trajectory, and the trajectories are the family. `by_rank`
-    has the mean of every rank along its worst trajectory, with the interval of this one mean.
+    on the wrong side of zero along some trajectory, Bonferroni-corrected over trajectories.
+    `by_rank` has the mean of every rank along its worst trajectory, with its uncorrected interval.
     """
     table = table[(table["quantity"] == quantity) & (table["epoch"] == "all")]
     scored = table.assign(score=table["mean"] * (-1 if below else 1))
-    # Where nothing varies, a mean is no evidence at all.
+    # Without any variation, a mean is no evidence.
     p_value = scored["p_value_uncorrected"].fillna(1)
     right = p_value.where(scored["score"] > 0, 1).groupby(scored["rank"]).max()
     right[:] = holm(right)
@@ -134,7 +134,7 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, below: bool) -> E
 
 
 def ranks_below_full(arms: Arms, setting: Setting) -> dict[str, int]:
-    """The ranks short of the full one that are compared with the baseline, by arm."""
+    """The ranks below full rank that are compared with the baseline, by arm."""
     ranks = {
         name: arm.train.hyperparameters["rank"]
         for name, arm in arms.items()
@@ -146,9 +146,9 @@ def ranks_below_full(arms: Arms, setting: Setting) -> dict[str, int]:
 
 
 def it_pays(params: Params, arms: Arms, setting: Setting) -> Evidence:
-    """Compare the rank that has the lowest validation loss of the tuning with Adam.
+    """Compare Adam with the rank that has the lowest validation loss in tuning.
 
-    The test losses of this one rank are read, so its verdict is not corrected for a family.
+    Only this rank's test losses are used, so its verdict is not corrected for a family.
     """
     ranks = ranks_below_full(arms, setting)
     if not ranks:
@@ -168,7 +168,7 @@ def it_pays(params: Params, arms: Arms, setting: Setting) -> Evidence:
 
 
 def first_broken_link(chain: dict[str, Evidence]) -> str | None:
-    """The first link that is not shown to hold at a rank at which all links before it hold."""
+    """The first link not shown to hold at any rank at which all links before it hold."""
     ranks: set[int] | None = None
     for name, link in chain.items():
         if "ranks" in link:
@@ -179,7 +179,7 @@ def first_broken_link(chain: dict[str, Evidence]) -> str | None:
 
 
 def ranks_by_verdict(arms: Arms, setting: Setting) -> dict[str, list[int]]:
-    """The ranks by their corrected verdicts against Adam in the primary measure."""
+    """The ranks by their corrected verdicts against Adam on the primary measure."""
     table = against(setting.ranks, setting.baseline)
     found: dict[str, list[int]] = {
         verdict: [] for verdict in ("better", "equivalent", "inconclusive", "worse")
@@ -191,7 +191,7 @@ def ranks_by_verdict(arms: Arms, setting: Setting) -> dict[str, list[int]]:
 
 
 def verdicts(study: str) -> dict[str, str]:
-    """Verdicts of a study in the primary measure, by arm and the arm it is compared with."""
+    """Verdicts of a study on the primary measure, by arm and the arm it is compared with."""
     table = compared(study)
     return {f"{row.arm} against {row.against}": row.verdict for row in table.itertuples()}
 

@@ -39,7 +39,7 @@ def best_range(
 
     Args:
         lr: the grid, (L,).
-        loss: the losses (replicates, L) whose mean was tuned for.
+        loss: the losses (replicates, L) whose mean the tuning minimised.
         rng: source of the resamples.
 
     """
@@ -50,7 +50,7 @@ def best_range(
 
 
 def good_range(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float]:
-    """Learning rates around the one of the lowest loss, up to where it is TOLERANCE higher.
+    """The range around the best learning rate where the loss is at most TOLERANCE higher.
 
     Losses are interpolated linearly over the logarithm of the learning rate. The range never
     extends beyond the grid.
@@ -79,8 +79,8 @@ def at_equal_train_loss(
 
     Returns:
         Two arrays with one entry per replicate that Adam can match, means over the arm's learning
-        rates: the logarithm to base 10 of Adam's learning rate over the arm's, and the arm's
-        validation loss minus Adam's (nats).
+        rates: log10 of Adam's learning rate over the arm's, and the arm's validation loss minus
+        Adam's (nats).
 
     """
     logs = []
@@ -159,7 +159,7 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
 
 
 def draw(arms: dict[str, str]) -> Figure:
-    """Validation and train loss over the learning rate, and one over the other."""
+    """Plot validation and train loss against the learning rate, and against each other."""
     figure, (by_lr, train, trade) = panels(3)
     for i, ((arm, label), style) in enumerate(zip(arms.items(), SERIES, strict=False)):
         found = grid(arm)
@@ -170,7 +170,7 @@ def draw(arms: dict[str, str]) -> Figure:
             line_with_band(axes, found["lr"], interval, label=label, **style)
         train_loss = found["train_loss_nats"].mean(axis=0)
         trade.plot(train_loss, mean, markersize=4, label=label, **style)
-        # Adam's, the first, is larger because that of a high rank may cover it.
+        # Adam's star, the first, is larger because that of a high rank may cover it.
         star = {"color": style["color"], "marker": "*", "markersize": 14 if i else 24}
         for axes, x, y in (
             (by_lr, found["lr"], mean),

@@ -1,4 +1,4 @@
-"""Draw what truncation does to gradients along trajectories of arms."""
+"""Plot what truncation does to gradients along the trajectories of arms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from studies.training.arms import BASELINE, NOISY_BASELINE, Arms, read_arms, tra
 
 
 def draw(arms: Arms, along: list[str], rows: pd.DataFrame) -> Figure:
-    """Energy against its nulls, the signal in it, the cosines, and what Adam makes of it."""
+    """Energy and its null references, retained signal, cosines, and effect on Adam's updates."""
     ranks = sorted(set(rows["rank"]))
     figure, every = panels(6, rows=2)
     energy, signal, cosines, direction, steps, leak = every
@@ -72,7 +72,7 @@ def draw(arms: Arms, along: list[str], rows: pd.DataFrame) -> Figure:
         ylabel="share of the update's squared norm",
         title="Update where the gradient was\nexactly zero for an epoch",
     )
-    # The effects at high ranks are small beside those at the lowest.
+    # The effects at high ranks are small compared with those at the lowest.
     for axes, linear, ticks in (
         (cosines, 0.0005, [-0.1, -0.01, -0.001, 0, 0.001]),
         (steps, 0.00002, [-0.00002, 0, 0.00002, 0.0001, 0.001]),

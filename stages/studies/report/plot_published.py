@@ -1,4 +1,4 @@
-"""Draw what the published protocol finds with many seeds of its sampler."""
+"""Plot what the published protocol finds with many sampler seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw the best loss of the searches against the number of trials."""
+"""Plot the best loss of the searches against the number of trials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("optimizer", "sampler", "trial", "best_so_far_nats")
 
 
 def draw(trials: pd.DataFrame) -> Figure:
-    """The best loss so far of both optimizers, each search and their mean; and the difference."""
+    """The best loss so far of both optimizers, per search and on average; and the difference."""
     figure, (best, difference) = panels(2)
     means = {}
     for optimizer, style in OPTIMIZERS.items():

@@ -1,4 +1,4 @@
-"""Final losses and accuracy by rank, each at its tuned learning rate, with Adam's band."""
+"""Final losses and accuracy by rank, each at its tuned learning rate, with Adam as a band."""
 
 from __future__ import annotations
 

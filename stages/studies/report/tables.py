@@ -23,13 +23,13 @@ from studies.training.arms import Arms, result_file, tuned
 
 
 def outcomes(arm: str) -> pd.DataFrame:
-    """The final replicates of an arm, one row each, by their numbers."""
+    """The final replicates of an arm, one row each, indexed by number."""
     rows = files.read_rows(result_file(arm), "replicates", "replicate", *MEASURES)
     return rows.set_index("replicate")
 
 
 def tuning(arm: str) -> pd.DataFrame:
-    """One row for each learning rate and seed that an arm was tuned over."""
+    """One row per learning rate and seed that an arm was tuned over."""
     return files.read_rows(result_file(arm), "tuning", "lr", "replicate")
 
 
@@ -72,11 +72,11 @@ def named(name: str, interval: MeanInterval) -> dict[str, float]:
 
 
 def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
-    """Compare every arm of a study with every arm that it names, by every measure, one row each.
+    """Compare every arm of a study with each of its baselines on every measure, one row each.
 
-    The comparisons with one arm by one measure are a family for Holm's correction. `p_value`,
-    `equivalence_p_value` and `verdict` are corrected; the intervals are those of one comparison.
-    `difference_at_equal_lr` is what is left at equal learning rates, see `at_equal_lr`.
+    The comparisons with one baseline on one measure are a family for Holm's correction. `p_value`,
+    `equivalence_p_value` and `verdict` are corrected; the intervals are not.
+    `difference_at_equal_lr` is the difference at equal learning rates, see `at_equal_lr`.
 
     Args:
         params: the seed and the margin are used.
@@ -150,6 +150,6 @@ def looks(trajectories: list[str]) -> pd.DataFrame:
 
 
 def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) -> pd.DataFrame:
-    """The rows of one measure, and of one baseline if `against` is given."""
+    """The rows of one measure, and only of one baseline if `against` is given."""
     rows = table[table["measure"] == measure]
     return rows if against is None else rows[rows["against"] == against]

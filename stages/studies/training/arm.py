@@ -25,7 +25,7 @@ from studies.training.words import parse
 
 
 def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
-    """The settings to tune, one per learning rate; random streams are the same for every arm."""
+    """The settings to tune, one per learning rate; all arms have the same random streams."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arm.hyperparameters.items()
@@ -39,7 +39,7 @@ def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
 
 
 def read_data(params: TrainingParams, changes: Mapping[str, Any], where: str) -> Dataset:
-    """The data of the main pipeline from their file; with changes, from their module."""
+    """Read the main pipeline's data from its file, or load changed data with its module."""
     if not changes:
         return Dataset.read(params.data.name)
     return load(data_of(params.data, changes, where), params.seed, f"{where}: data")[0]

@@ -38,20 +38,20 @@ STUDIES = (
     "yardstick",
 )
 BASELINE = "adam"  # the arm that the others are compared with
-NOISY_BASELINE = "flipped_adam"  # the same where labels are flipped
+NOISY_BASELINE = "flipped_adam"  # the same with flipped labels
 PUBLISHED = Path("stages/studies/arms.yaml")
 OWN = Path("stages/studies/own.yaml")
-# Types of hyperparameters: those that DVC can write into a command.
+# Types of hyperparameters that DVC can write into a command.
 Value = bool | int | float | str
 
 
 def as_list(value: object) -> object:
-    """A list; DVC writes a list of one into a command as a single value."""
+    """Wrap a single value in a list; DVC writes a list of one into a command as a single value."""
     return value if isinstance(value, list) else [value]
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text in a command is read as the same text, and not as a number or a key."""
+    """Whether a text in a command is read as the same text, not as a number or a key."""
     try:
         return not text.startswith("--") and YAML(typ="safe").load(text) == text
     except YAMLError:
@@ -101,7 +101,7 @@ class ArmTraining(Training):
     @field_validator("hyperparameters", "data", mode="before")
     @classmethod
     def _arguments(cls, given: object) -> object:
-        # Refused as a whole, because the names are not known here.
+        # Rejected as a whole, because the names are not known here.
         for value in given.values() if isinstance(given, dict) else ():
             values = value if isinstance(value, list) and len(value) > 1 else [value]
             if not all(isinstance(one, Value) for one in values):
@@ -162,7 +162,7 @@ class Arm:
     """A training that is compared with others over the same replicates."""
 
     study: str
-    label: str  # how tables and figures call it
+    label: str  # its name in tables and figures
     against: list[str]  # arms to compare it with
     train: ArmTraining
 
@@ -190,13 +190,13 @@ def read_arms() -> Arms:
 
 
 def trajectories(arms: Arms, baseline: str) -> list[str]:
-    """The arms on the baseline's data along whose trajectories gradients are looked at."""
+    """The arms with the baseline's data along whose trajectories gradients are analysed."""
     every = read_yaml(PUBLISHED, _Published).gradients.trajectories
     return [name for name in every if arms[name].train.data == arms[baseline].train.data]
 
 
 def read_own() -> Arms:
-    """The arms of the user's own; a mistake in own.yaml raises UserError."""
+    """The user's own arms; a mistake in own.yaml raises UserError."""
     content = read_yaml(OWN, _Own)
     defaults = read_yaml(PUBLISHED, _Published).defaults
     published = read_arms()
@@ -223,7 +223,7 @@ def read_own() -> Arms:
 
 
 def _arm(where: str, name: str, study: str, entry: _Entry, defaults: Training) -> Arm:
-    # A name is part of stages and paths, and DVC passes over one that is a number.
+    # A name is part of stage names and paths, and DVC skips names that are numbers.
     if not re.fullmatch(MODULE, name):
         raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
     train = checked(ArmTraining, {**defaults.model_dump(), **entry.train}, f"{where}.train.")
@@ -231,7 +231,7 @@ def _arm(where: str, name: str, study: str, entry: _Entry, defaults: Training) -
 
 
 def data_of(common: Data, changes: Mapping[str, Any], where: str) -> Data:
-    """The data of an arm: those of the main pipeline with the arm's changes."""
+    """The data of an arm: the main pipeline's, with the arm's changes."""
     return checked(Data, {**common.model_dump(), **changes}, f"{where}: data.")
 
 

@@ -1,4 +1,4 @@
-"""Check arms.yaml and own.yaml as a whole, before any arm is trained."""
+"""Check all of arms.yaml and own.yaml before any arm is trained."""
 
 from experiment.stage.params import read_params
 from studies.training import shared

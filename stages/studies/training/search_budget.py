@@ -1,4 +1,4 @@
-"""Repeat the searches of the main pipeline with more trials and several seeds of their sampler."""
+"""Repeat the searches of the main pipeline with more trials and several sampler seeds."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Budgets(Section):
 
 
 def summary(trials: pd.DataFrame, budgets: list[int]) -> dict[str, dict[str, float]]:
-    """The best loss of both optimizers after each number of trials, over the samplers' seeds.
+    """The best loss of both optimizers after each number of trials, over the sampler seeds.
 
-    Differences are paired by seed; their 95 % intervals are those of a t-test.
+    Differences are paired by seed; their 95 % intervals are t-intervals.
     """
     found = {}
     for budget in budgets:
@@ -71,8 +71,7 @@ def main(*words: str) -> None:
         "studies_search_budget", dataset, device=params.device, total=total, unit="trial"
     ) as work:
         for optimizer in OPTIMIZERS:
-            # The same seeds of trainings as in the main pipeline, whose searches are those of
-            # sampler 0.
+            # The training seeds of the main pipeline, whose searches are those of sampler 0.
             setting = replace(Setting.of(params, optimizer, {}, purpose="tune"), model="mlp")
             side = setting.network(dataset.train).matrix_side
             space = search_space(optimizer, how, "tuned", side)

@@ -11,7 +11,7 @@ SHARED_FILE = versions.LISTED_FILE_OF_STUDIES
 
 
 def write() -> None:
-    """Take the parameters from params.yaml and the pins from constraints.txt."""
+    """Write the parameters from params.yaml and the pins from constraints.txt."""
     params = read_params().model_dump(include=set(TrainingParams.model_fields))
     files.write_json(SHARED_FILE, {"versions": versions.pinned(), **params})
 

@@ -1,4 +1,4 @@
-"""Settings as DVC writes a mapping into a command: --lrs 0.001 0.01 --lr.low 0.1."""
+"""Parse settings that DVC writes from a mapping into a command: --lrs 0.001 0.01 --lr.low 0.1."""
 
 from __future__ import annotations
 

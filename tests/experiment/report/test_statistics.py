@@ -294,7 +294,7 @@ def test_an_arm_that_does_not_vary_has_no_correlation() -> None:
         ([1.0, 2.0, 3.0], [1.0, 2.0], "not paired: treatment 3, baseline 2"),
         ([1.0], [1.0], "at least two replicates, got 1"),
         ([], [], "at least two replicates, got 0"),
-        ([[1.0, 2.0]], [[1.0, 2.0]], r"one value a replicate, got shape \(1, 2\)"),
+        ([[1.0, 2.0]], [[1.0, 2.0]], r"one value per replicate, got shape \(1, 2\)"),
     ],
 )
 def test_unfit_arms_are_named(treatment: ArrayLike, baseline: ArrayLike, message: str) -> None:
