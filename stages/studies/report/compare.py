@@ -14,7 +14,7 @@ from experiment.report.measures import MEASURES
 from experiment.stage import files
 from experiment.stage.params import read_params
 from studies.report.tables import comparisons, of_measure
-from studies.training.arms import Arms, read_arms, read_own
+from studies.training.arms import STUDIES, Arms, read_arms, read_own
 
 
 def draw(known: Arms, table: pd.DataFrame, margin_share: float) -> Figure:
@@ -70,18 +70,12 @@ def _row_labels(known: Arms, table: pd.DataFrame, several: bool) -> list[str]:
     return found[::-1]
 
 
-def main(study: str, *own: str) -> None:
-    """Write metrics/studies/<study>.csv and plots/studies/<study>.png.
-
-    Args:
-        study: its name.
-        own: `own` for a study in own.yaml, whose results go to metrics/own and plots/own.
-
-    """
+def main(study: str) -> None:
+    """Write metrics/studies/<study>.csv and plots/studies/<study>.png (`own` for a user study)."""
     params = read_params()
-    arms = read_arms()
-    known = arms | read_own() if own else arms
-    folder = "own" if own else "studies"
+    published = study in STUDIES
+    folder = "studies" if published else "own"
+    known = read_arms() if published else read_arms() | read_own()
     table = comparisons(params, study, known)
     files.write_csv(Path(f"metrics/{folder}/{study}.csv"), table)
     figure = draw(known, table, params.compare.margin)
