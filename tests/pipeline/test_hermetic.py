@@ -20,6 +20,7 @@ OTHER = {
     "data.train": 170,
     "data.validation": 90,
     "data.shuffle": True,
+    "data.flipped": 0.3,
     "model.hidden": [9],
     "training.epochs": 3,
     "training.batch_size": 32,

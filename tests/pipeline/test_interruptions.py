@@ -32,6 +32,8 @@ SEARCHES_AND_TRAININGS = (
 )
 # Work that lasts longer than a test waits.
 LONG = {"training.epochs": 5000}
+# Seconds that a slow machine may need to end it; far fewer than the work would last.
+AT_ONCE = 30
 
 
 @pytest.mark.parametrize(
@@ -157,8 +159,8 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(
     started = time.monotonic()
     run.signal(signal.SIGINT)
 
-    assert run.wait(2) != 0
-    assert left_behind(project, patience=started + 2 - time.monotonic()) == []
+    assert run.wait(AT_ONCE) != 0
+    assert left_behind(project, patience=started + AT_ONCE - time.monotonic()) == []
     assert "interrupted: `dvc repro` goes on from the last finished piece of work" in run.output
     assert "Traceback" not in run.output
     # DVC deletes what a stage is to write anew. What it deleted comes back.

@@ -107,6 +107,7 @@ def test_an_edit_makes_stale_what_reads_the_file(
         ("rank", 3, [CHECK, "tune_lrg_adam"]),
         ("device", "cuda", [CHECK, *TRAINING]),
         ("data.train", 170, [CHECK, DATA]),
+        ("data.flipped", 0.3, [CHECK, DATA]),
         ("model.hidden", [9], [CHECK, *TRAINING]),
         ("training.epochs", 3, [CHECK, *TRAINING]),
         ("tune.trials", 4, [CHECK, "tune_adam", "tune_lrg_adam"]),

@@ -98,9 +98,8 @@ SMALL_STUDIES: dict[str, Any] = {
     },
     "flipped_labels": {
         "flipped_adam": arm("20 % flipped", optimizer="adam", data={"flipped": 0.2}),
-        "half_flipped": arm(
-            "10 % flipped", "flipped_adam", optimizer="adam", data={"flipped": 0.1}
-        ),
+        # The share of params.yaml: it reads the file of the main pipeline's data.
+        "none_flipped": arm("none flipped", "flipped_adam", optimizer="adam", data={"flipped": 0}),
         "flipped_rank_1": arm(
             "20 % flipped, rank 1",
             "flipped_adam",
@@ -319,7 +318,8 @@ def long_ones(project: Project, ran: list[str]) -> list[str]:
         for path in outputs:
             name = path.replace("metrics/own/arms/", "own/").removeprefix("metrics/studies/")
             name = name.rpartition(".")[0]
-            if path.endswith("published.csv") or name.split("/")[0] in ("arms", "own", "gradients"):
+            searches = path.endswith(("published.csv", "search_budget.csv"))
+            if searches or name.split("/")[0] in ("arms", "own", "gradients"):
                 found.append(name)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import shutil
@@ -9,24 +10,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from dvc.parsing.interpolate import to_str
 from project import SMALL, set_params
 
 from experiment.datasets import mnist1d
-from experiment.stage.data import Dataset, Split
+from experiment.stage import files
+from experiment.stage.data import Dataset, Split, load
 from experiment.stage.errors import UserError
+from experiment.stage.params import read_params
 from studies.gradients import trajectory
+from studies.gradients.look import Samples
 from studies.training import arm, check_arms, shared
 from studies.training.arms import (
+    BASELINE,
+    NOISY_BASELINE,
     OWN,
     PUBLISHED,
     STUDIES,
     ArmTraining,
+    data_of,
     read_arms,
     read_own,
     result_file,
+    trajectories,
 )
 from studies.training.words import parse
 
@@ -67,7 +76,7 @@ def test_the_published_files_make_sense() -> None:
     check_arms.main()
     assert shared.SHARED_FILE.exists()
     assert read_own() == {}
-    assert len(read_arms()) == 29
+    assert len(read_arms()) == 50
     assert list(dict.fromkeys(one.study for one in read_arms().values())) == list(STUDIES)
 
 
@@ -123,7 +132,11 @@ def entry(**changes: Any) -> Change:  # noqa: ANN401 - what YAML has
         ),
         (train("rank_1", noise="much"), "noise = 'much'; allowed: a number from 0 to 100"),
         (train("rank_1", noise=-1), "noise = -1; allowed: a number from 0 to 100"),
-        (train("rank_1", shuffle="yes"), "shuffle = 'yes'; allowed: true or false"),
+        (train("rank_1", shuffle=True), "unknown key shuffle = True; allowed in its place: "),
+        *(
+            (train("rank_1", data=given), f"data = {given!r}; allowed: keys under data in params.")
+            for given in ("digits", ["digits"], {"flipped": None}, {"rows": {"high": 1}})
+        ),
         (train("rank_1", lrs=[]), "lrs = []; allowed: an ascending list of numbers"),
         (train("rank_1", lrs=[0.1, 0.01]), "lrs = [0.1, 0.01]; allowed: an ascending list"),
         (train("rank_1", lrs=[0.1, 0.1]), "lrs = [0.1, 0.1]; allowed: an ascending list"),
@@ -243,6 +256,30 @@ def test_a_mistake_in_own_yaml_is_told_in_one_line(change: Change, message: str)
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        *(
+            ({"flipped": share}, f"data.flipped = {share!r}; allowed: a number of at least 0 and ")
+            for share in (1, 1.5, -0.1, True, "many", [0.1, 0.2])
+        ),
+        ({"name": "Digits"}, "data.name = 'Digits'; allowed: the name of a module"),
+        ({"train": 0}, "data.train = 0; allowed: a whole number from 1 to 10000000"),
+        ({"name": "digits", "shuffle": 2}, "data.shuffle = 2; allowed: true or false"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rank_1", "sign"])
+def test_bad_values_of_an_arm_s_data_are_told_before_any_arm_trains(
+    name: str, given: dict[str, Any], message: str
+) -> None:
+    arms, own = copy(SMALL_STUDIES), copy(OWN_STUDY)
+    one = own["own"][name] if name == "sign" else arms["rank_sweep"][name]
+    one["train"]["data"] = given
+    write(arms, own)
+    assert refused(check_arms.main).startswith(f"arm {name}: {message}")
+    assert not shared.SHARED_FILE.exists()
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("own: {a: 1", "not YAML"),
@@ -301,65 +338,109 @@ def test_results_of_ones_own_arms_are_kept_apart() -> None:
     assert result_file("adam") == published
 
 
-# Other data than MNIST-1D
+# Other data than those of the main pipeline
 
 
 @pytest.fixture
-def digits() -> Dataset:
-    """A params.yaml for another data set, and data in its place."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["data"]["name"] = "digits"
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    shared.write()
-    split = Split(*mnist1d.fresh(100, 0))
-    dataset = Dataset(split, split, split)
-    dataset.write("digits", "digits")
-    return dataset
-
-
-WORDS = "--lrs 0.1 --tuning_replicates 1 --replicates 2 --group 1 --optimizer adam --model mlp"
-
-
-@pytest.mark.usefixtures("digits")
-def test_pixels_of_other_data_are_not_shuffled() -> None:
-    words = [*WORDS.split(), "--shuffle"]
-    message = refused(lambda: arm.main("metrics/studies/arms/a.json", *words))
-    assert message == "arm a: shuffle = true; allowed: with data.name = mnist1d"
-    assert not Path("metrics").exists()
-
-
-@pytest.mark.usefixtures("digits")
-def test_gradients_on_other_data_are_not_looked_at() -> None:
-    words = "--ranks 1 2 --epochs 1 2 --replicates 2 --group 1 --batches 1 --fresh_samples 100"
-    message = refused(lambda: trajectory.main("adam", *words.split()))
-    assert message.startswith("data.name = 'digits'; ")
-    assert message.endswith("allowed: mnist1d")
-    assert not Path("metrics").exists()
-
-
-def test_shuffled_data_are_shuffled_once(digits: Dataset) -> None:
-    digits.write("mnist1d", "MNIST-1D")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for shuffled in (False, True):  # what the stage fetch_data did already
-        params["data"]["shuffle"] = shuffled
-        Path("params.yaml").write_text(yaml.safe_dump(params))
-        shared.write()
-        found = arm.read_data(shared.read(), True, "arm a")
-        expected = digits.train if shuffled else mnist1d.shuffled(digits.train)
-        assert (found.train.x == expected.x).all()
-        assert (arm.read_data(shared.read(), False, "").train.x == digits.train.x).all()
-
-
-# An optimizer that does not take what it is given
-
-
-@pytest.fixture
-def small_data() -> None:
+def small_data() -> Dataset:
     """A params.yaml with a small network, and data in the place of MNIST-1D's."""
     set_params(Path("params.yaml"), SMALL)
     shared.write()
     split = Split(*mnist1d.fresh(100, 0))
-    Dataset(split, split, split).write("mnist1d", "MNIST-1D")
+    dataset = Dataset(split, split, split)
+    dataset.write("mnist1d", "MNIST-1D")
+    return dataset
+
+
+def same(one: Dataset, other: Dataset) -> bool:
+    pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
+def data_of_arm(**changes: object) -> Dataset:
+    """The data that an arm with these changes trains on."""
+    params = shared.read()
+    return arm.read_data(params, data_of(params.data, changes, "arm a"), "arm a")
+
+
+@pytest.mark.parametrize("given", [{}, {"flipped": 0}, {"name": "mnist1d", "shuffle": False}])
+def test_an_arm_that_changes_nothing_reads_the_file(
+    small_data: Dataset, given: dict[str, object]
+) -> None:
+    assert same(data_of_arm(**given), small_data)
+
+
+@pytest.mark.usefixtures("small_data")
+@pytest.mark.parametrize(
+    "given", [{"name": "digits"}, {"flipped": 0.25}, {"shuffle": True}, {"train": 90}]
+)
+def test_an_arm_on_other_data_has_those_that_the_main_pipeline_would_make(
+    given: dict[str, Any],
+) -> None:
+    set_params(Path("params.yaml"), {f"data.{key}": value for key, value in given.items()})
+    params = read_params()
+    expected, _ = load(params.data, params.seed)
+    assert same(data_of_arm(**given), expected)
+
+
+def test_shuffled_data_are_shuffled_once(small_data: Dataset) -> None:
+    set_params(Path("params.yaml"), {"data.shuffle": True})
+    shared.write()
+    assert same(data_of_arm(shuffle=True), small_data)  # the stage fetch_data did it
+
+
+WORDS = "--lrs 0.1 --tuning_replicates 1 --replicates 2 --group 1 --optimizer adam"
+
+
+class AskedError(Exception):
+    """Work was begun."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
+    """The data that work was begun with; none is done."""
+    seen: list[Dataset] = []
+
+    def work(_: str, data: Dataset, **__: object) -> None:
+        seen.append(data)
+        raise AskedError
+
+    for module in (arm, trajectory):
+        monkeypatch.setattr(module, "Work", work)
+    return seen
+
+
+@pytest.mark.usefixtures("small_data")
+def test_an_arm_on_digits_trains_on_digits(asked: list[Dataset]) -> None:
+    words = [*WORDS.split(), "--model", "image_cnn", "--data.name", "digits"]
+    with pytest.raises(AskedError):
+        arm.main("metrics/studies/arms/a.json", *words)
+    assert [part.x.shape for part in asked[0]] == [(1077, 64), (360, 64), (360, 64)]
+
+
+@pytest.mark.usefixtures("small_data")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "--data.name nothing",
+            "arm a: data.name = 'nothing'; allowed: a module in stages/experiment/datasets: ",
+        ),
+        ("--data.flippd 0.2", "unknown key arm a: data.flippd; allowed: flipped, name, shuffle, "),
+        ("--data.train 4000", "arm a: data: mnist1d refuses: data.train = 4000 and data.valid"),
+        ("--data.flipped 1", "arm a: data.flipped = 1; allowed: a number of at least 0 and below"),
+    ],
+)
+def test_data_that_an_arm_cannot_have_are_told_before_it_trains(
+    given: str, message: str, asked: list[Dataset]
+) -> None:
+    words = [*WORDS.split(), *given.split()]
+    assert refused(lambda: arm.main("metrics/studies/arms/a.json", *words)).startswith(message)
+    assert asked == []
+    assert not Path("metrics").exists()
+
+
+# An optimizer that does not take what it is given
 
 
 @pytest.mark.usefixtures("small_data")
@@ -476,15 +557,35 @@ def test_what_an_optimizer_does_not_take_is_told_before_it_trains(
     assert not Path("metrics").exists()
 
 
+# A look at gradients
+
+
+def train_along(**changes: object) -> None:
+    """Write the result of an arm, as far as a look reads it."""
+    trained = {"optimizer": "adam", "model": "mlp", "noise": 1, "data": {}, "hyperparameters": {}}
+    tuned = {"lr": 0.1, "on_boundary": False, "matrix_side": 21, "train": trained | changes}
+    files.write_json(Path("metrics/studies/arms/a.json"), tuned)
+
+
+LOOK = {"ranks": "1 2", "epochs": "1 2", "replicates": "2", "group": "1", "batches": "1"}
+LOOK |= {"fresh_samples": "100"}
+
+
+def look(**changes: str) -> None:
+    """Look at gradients along the trajectory of that arm."""
+    words = " ".join(f"--{key} {value}" for key, value in (LOOK | changes).items())
+    trajectory.main("a", *words.split())
+
+
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"noise": 0.5}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam that train"),
-        ({"shuffle": True}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam"),
         ({"model": "logistic"}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam"),
         ({"optimizer": "controls"}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam"),
         ({"optimizer": "torch.optim.Adam"}, "gradients.trajectories: a; allowed: arms of adam or"),
+        ({"data": {"name": "digits"}}, "data.name = 'digits'; the look at gradients generates "),
         ({"ranks": "1 22"}, "gradients.look.ranks = [1, 22]; allowed: at most 21"),
         ({"epochs": "1 3"}, "gradients.look.epochs = [1, 3]; allowed: at most 2"),
         ({"epochs": "2 1"}, "gradients.look: epochs = [2, 1]; allowed: an ascending list"),
@@ -496,41 +597,41 @@ def test_what_an_optimizer_does_not_take_is_told_before_it_trains(
     ],
 )
 def test_what_cannot_be_looked_at_is_told_before_it_trains(
-    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], message: str, asked: list[Samples]
 ) -> None:
-    monkeypatch.setattr(trajectory, "Work", None)
-    look = {"ranks": "1 2", "epochs": "1 2", "replicates": "2", "group": "1", "batches": "1"}
-    look |= {"fresh_samples": "100"}
-    trained = {"optimizer": "adam", "model": "mlp", "noise": 1, "shuffle": False}
-    trained |= {"hyperparameters": {}}
-    for key, value in changes.items():
-        (look if key in look else trained)[key] = value
-    tuned = {"lr": 0.1, "on_boundary": False, "matrix_side": 21, "train": trained}
-    path = Path("metrics/studies/arms/a.json")
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(tuned))
-    words = " ".join(f"--{key} {value}" for key, value in look.items())
-    assert refused(lambda: trajectory.main("a", *words.split())).startswith(message)
+    how = {key: value for key, value in changes.items() if key in LOOK}
+    train_along(**{key: value for key, value in changes.items() if key not in how})
+    assert refused(lambda: look(**how)).startswith(message)
+    assert asked == []
     assert not Path("metrics/studies/gradients").exists()
 
 
 @pytest.mark.usefixtures("small_data")
+def test_a_look_is_on_the_data_of_its_arm(asked: list[Samples]) -> None:
+    changes: list[dict[str, Any]] = [{}, {"flipped": 0.25}, {"shuffle": True}]
+    for given in changes:
+        train_along(data=given)
+        with pytest.raises(AskedError):
+            look()
+    for samples, given in zip(asked, changes, strict=True):
+        for one, other in zip(samples.train, data_of_arm(**given).train, strict=True):
+            assert np.array_equal(one, other)
+    plain, flipped, shuffled = (samples.fresh for samples in asked)
+    assert np.array_equal(flipped.y, plain.y)  # wrong labels are of the training samples alone
+    assert np.array_equal(shuffled.x, mnist1d.shuffled(plain).x)
+
+
+@pytest.mark.usefixtures("small_data", "asked")
 @pytest.mark.parametrize("ranks", ["1", "1 2"])
-def test_one_rank_may_be_looked_at(ranks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_rank_may_be_looked_at(ranks: str) -> None:
     """DVC writes a list of one as a single value."""
-
-    class AskedError(Exception):
-        pass
-
-    def work(*_: object, **__: object) -> None:
-        raise AskedError
-
-    monkeypatch.setattr(trajectory, "Work", work)
-    trained = {"optimizer": "adam", "model": "mlp", "noise": 1, "shuffle": False}
-    tuned = {"lr": 0.1, "on_boundary": False, "matrix_side": 21}
-    path = Path("metrics/studies/arms/a.json")
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({**tuned, "train": {**trained, "hyperparameters": {}}}))
-    words = f"--ranks {ranks} --epochs 1 --replicates 2 --group 1 --batches 1 --fresh_samples 100"
+    train_along()
     with pytest.raises(AskedError):
-        trajectory.main("a", *words.split())
+        look(ranks=ranks)
+
+
+def test_a_look_belongs_to_the_argument_on_its_data() -> None:
+    shutil.copy2(ROOT / PUBLISHED, PUBLISHED)
+    arms = read_arms()
+    assert trajectories(arms, BASELINE) == ["adam", "rank_20"]
+    assert trajectories(arms, NOISY_BASELINE) == ["flipped_adam", "flipped_rank_20"]

@@ -17,6 +17,7 @@ from .small import (
     OWN,
     SIGN,
     SMALL_STUDIES,
+    STUDY,
     TRAINING,
     all_stages,
     edit_arm,
@@ -70,9 +71,9 @@ def test_the_main_pipeline_needs_no_study(studied: Project) -> None:
 
 
 def test_an_arm_is_one_file(studied: Project) -> None:
-    for study, name in (("rank_sweep", "rank_1"), ("elsewhere", "cnn"), ("noise_dial", "noise_0")):
+    for name in ("rank_1", "digits", "noise_0", "flipped_permuted"):
         content = json.loads((studied.folder / f"metrics/studies/arms/{name}.json").read_text())
-        given = {**SMALL_STUDIES["defaults"], **SMALL_STUDIES[study][name]["train"]}
+        given = {**SMALL_STUDIES["defaults"], **SMALL_STUDIES[STUDY[name]][name]["train"]}
         assert content["lr"] in given["lrs"]
         tuning = {(row["lr"], row["replicate"]) for row in content["tuning"]}
         assert tuning == {(lr, i) for lr in given["lrs"] for i in range(2)}
@@ -85,7 +86,7 @@ def test_an_arm_is_one_file(studied: Project) -> None:
             "optimizer": given["optimizer"],
             "hyperparameters": given.get("hyperparameters", {}),
             "model": given["model"],
-            "shuffle": False,
+            "data": given.get("data", {}),
             "noise": given.get("noise", 1),
         }
 
@@ -204,11 +205,16 @@ def test_another_trajectory_is_looked_at_alone(project: Project) -> None:
 @pytest.mark.parametrize(
     ("section", "change", "expected"),
     [
-        ("gradients", {"look": {"batches": 6}}, {"gradients/adam", "gradients/rank_1"}),
+        (
+            "gradients",
+            {"look": {"batches": 6}},
+            {f"gradients/{name}" for name in SMALL_STUDIES["gradients"]["trajectories"]},
+        ),
+        ("search_budget", {"samplers": 3}, {"search_budget"}),
         ("published", {"samplers": 3}, {"published"}),
     ],
 )
-def test_another_setting_of_a_look_or_of_the_protocol_trains_no_arm(
+def test_another_setting_of_what_is_no_arm_trains_no_arm(
     project: Project, section: str, change: dict[str, Any], expected: set[str]
 ) -> None:
     content = read_yaml(project, ARMS)
@@ -380,6 +386,7 @@ LOOK = "--ranks 1 5 --epochs 1 2 --replicates 3 --group 2 --batches 5 --fresh_sa
         ("logistic_rank_1", "trajectories: logistic_rank_1; allowed: arms of adam or lrg_adam"),
         ("random_subspace", "trajectories: random_subspace; allowed: arms of adam or lrg_adam"),
         ("cnn", "trajectories: cnn; allowed: arms of adam or lrg_adam that train the mlp"),
+        ("digits", "data.name = 'digits'; the look at gradients generates fresh samples; allowed"),
     ],
 )
 def test_a_trajectory_that_cannot_be_looked_at_is_named(
@@ -390,19 +397,22 @@ def test_a_trajectory_that_cannot_be_looked_at_is_named(
     assert results(project) == before
 
 
-def test_other_data_end_the_looks_and_the_shuffled_arms_in_one_line(project: Project) -> None:
+def test_on_other_data_an_arm_on_mnist1d_is_what_it_was_and_a_look_ends_in_one_line(
+    project: Project,
+) -> None:
     set_params(project.folder / "params.yaml", {"data.name": "digits"})
     before = results(project)
-    for address, output in (
-        (f"{TRAINING}:elsewhere@logistic_rank_1", "metrics/studies/arms/logistic_rank_1.json"),
-        (f"{STUDIES}:gradients@adam", "metrics/studies/gradients/adam.csv"),
-    ):
-        failed = project.dvc("repro", address, check=False)
-        assert failed.returncode != 0
-        errors = re.findall(r"^error: .*$", failed.stderr, re.MULTILINE)
-        assert len(errors) == 1, failed.stderr
-        assert "mnist1d" in errors[0]
-        assert (project.folder / output).read_bytes() == before[output]
+
+    project.dvc("repro", f"{TRAINING}:elsewhere@logistic_rank_1")
+    failed = project.dvc("repro", f"{STUDIES}:gradients@adam", check=False)
+
+    assert failed.returncode != 0
+    errors = re.findall(r"^error: .*$", failed.stderr, re.MULTILINE)
+    assert len(errors) == 1, failed.stderr
+    assert "mnist1d" in errors[0]
+    for output in ("arms/logistic_rank_1.json", "gradients/adam.csv"):
+        path = f"metrics/studies/{output}"
+        assert (project.folder / path).read_bytes() == before[path]
     # The arm that is looked along is trained on them.
     adam = json.loads((project.folder / "metrics/studies/arms/adam.json").read_text())
     assert adam["matrix_side"] == 25  # of 610 weights
@@ -425,7 +435,7 @@ one = ArmTraining(
     hyperparameters={given},
 )
 setting = arm.settings(params, one)[0]
-network = setting.network(arm.read_data(params, False, "").train)
+network = setting.network(arm.read_data(params, params.data, "").train)
 optimizer.check(one.optimizer, setting.hyperparameters, network, "arm")
 print(len(os.listdir("/proc/self/task")))
 """

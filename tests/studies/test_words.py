@@ -113,7 +113,7 @@ ARM = COMMAND.split()
         ([*ARM, "--no-group"], "group = False; allowed: a whole number from 1 to 1000"),
         ([*ARM, "--lrs", "2", "1"], "lrs = [2, 1]; allowed: an ascending list of numbers"),
         ([*ARM, "--gruop", "1"], "unknown key gruop = 1; allowed in its place: group"),
-        ([*ARM, "--shuffle", "2"], "shuffle = 2; allowed: true or false"),
+        ([*ARM, "--data", "digits"], "data = 'digits'; allowed: keys under data in params.yaml"),
         (ARM[:-2], "optimizer is missing; allowed: a module in stages/experiment/optimizers"),
         ([*ARM, "--hyperparameters.lr", "1"], "hyperparameters = {'lr': 1}; allowed: arguments of"),
         ([*ARM, "--hyperparameters.a.b", "1"], "hyperparameters = {'a': {'b': 1}}; allowed: "),

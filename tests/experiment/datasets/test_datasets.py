@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from experiment.stage.params import Data
 
 def given(name: str, **options: object) -> Data:
     return Data.model_validate(
-        {"name": name, "train": 20, "validation": 10, "shuffle": False, **options}
+        {"name": name, "train": 20, "validation": 10, "shuffle": False, "flipped": 0} | options
     )
 
 
@@ -135,7 +136,7 @@ def test_an_option_that_nobody_takes_is_refused(monkeypatch: pytest.MonkeyPatch)
         loaded(load, monkeypatch)
     (line,) = str(refused.value).splitlines()
     assert line.startswith(
-        "unknown key params.yaml: data.extra; allowed: name, shuffle, train, validation and "
+        "unknown key params.yaml: data.extra; allowed: flipped, name, shuffle, train, valid"
     )
 
 
@@ -171,6 +172,72 @@ def test_an_unknown_data_set_is_refused() -> None:
         "params.yaml: data.name = 'nobody'; allowed: a module in stages/experiment/datasets: "
         "digits, mnist1d"
     )
+
+
+# Wrong labels
+
+SHARES = (0.1, 0.25, 0.5, 0.999)
+
+
+def flipped_by(share: float, seed: int = 0, name: str = "digits") -> Dataset:
+    return data.load(given(name, flipped=share), seed)[0]
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", ["digits", "mnist1d"])
+def test_a_share_of_the_training_labels_is_wrong_and_nothing_else(name: str, share: float) -> None:
+    right, found = (flipped_by(one, name=name) for one in (0, share))
+    assert (found.train.y != right.train.y).sum() == round(share * len(right.train.y))
+    assert found.train.y.dtype == np.int64
+    assert set(found.train.y) <= set(range(10))
+    assert np.array_equal(found.train.x, right.train.x)
+    for one, other in zip(found[1:], right[1:], strict=True):
+        assert np.array_equal(one.x, other.x)
+        assert np.array_equal(one.y, other.y)
+
+
+def test_every_other_class_is_as_likely() -> None:
+    right = Split(np.zeros((30_000, 1), np.float32), np.arange(30_000) % 3)
+    found = data.flipped(right, 0.5, np.random.default_rng(0))
+    pairs = np.bincount(3 * right.y + found.y, minlength=9).reshape(3, 3)
+    np.testing.assert_allclose(pairs / 10_000, np.full((3, 3), 0.25) + 0.25 * np.eye(3), atol=0.02)
+
+
+def test_a_smaller_share_is_flipped_in_a_larger_one_in_the_same_way() -> None:
+    right = flipped_by(0).train.y
+    for small, large in pairwise(SHARES):
+        few, many = (flipped_by(share).train.y for share in (small, large))
+        assert np.array_equal(few[few != right], many[few != right])
+
+
+def test_the_seed_decides_which_labels_are_wrong() -> None:
+    # MNIST-1D itself is the same for every seed.
+    one, again, other = (flipped_by(0.25, seed, "mnist1d").train.y for seed in (0, 0, 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_no_wrong_label_leaves_the_data_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(lambda extra: GOOD, monkeypatch)[0] is GOOD  # noqa: ARG005
+
+
+def test_labels_of_a_user_s_own_data_are_flipped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace(load=lambda: GOOD))
+    found = flipped_by(0.5, name="brought")
+    assert (found.train.y != GOOD.train.y).sum() == 10
+    assert (GOOD.train.y == np.arange(20) % 3).all()  # those of the module are left as they are
+
+
+def test_labels_of_which_a_class_is_gone_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Split(rows(2).x, np.arange(2))
+    monkeypatch.setattr(
+        rooms, "module", lambda *_: SimpleNamespace(load=lambda: Dataset(pair, pair, pair))
+    )
+    with pytest.raises(UserError) as refused:
+        flipped_by(0.5, name="brought")
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("params.yaml: data.flipped = 0.5: y_train holds the classes ")
+    assert "; allowed: " in line
 
 
 def test_another_name_is_another_stream(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from experiment.stage.params import Data
 
 
 def given(train: int, validation: int, shuffle: bool = False) -> Data:
-    return Data(name="mnist1d", train=train, validation=validation, shuffle=shuffle)
+    return Data(name="mnist1d", train=train, validation=validation, shuffle=shuffle, flipped=0)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiment.datasets import digits
+from experiment.networks import image_cnn
 from experiment.stage import rooms
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError
@@ -49,20 +50,6 @@ class Residual(nn.Module):
         return self.out(hidden + self.block(self.norm(hidden)))
 
 
-def image(inputs: int, classes: int) -> nn.Module:
-    """A small convolutional network on images of 8 x 8 pixels."""
-    assert inputs == 64
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 6, 3, stride=2, padding=1),
-        nn.GELU(),
-        nn.Conv2d(6, 8, 3),
-        nn.GELU(),
-        nn.Flatten(),
-        nn.Linear(8 * 2 * 2, classes),
-    )
-
-
 class Partly(nn.Module):
     """A random layer that is frozen, a scale that is a buffer, and a layer that is trained."""
 
@@ -93,7 +80,7 @@ class Tied(nn.Module):
 
 MODULES: dict[str, Callable[[int, int], nn.Module]] = {
     "residual": Residual,
-    "image": image,
+    "image_cnn": image_cnn.create,
     "partly frozen": Partly,
     "tied": Tied,
     "group normalisation": lambda inputs, classes: nn.Sequential(

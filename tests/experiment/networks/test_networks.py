@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -55,18 +57,33 @@ def test_logistic_regression_is_one_linear_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "side"), [("mlp", 14_154, 119), ("logistic", 410, 21), ("cnn", 5_210, 73)]
+    ("name", "inputs", "count", "side"),
+    [
+        ("mlp", 40, 14_154, 119),
+        ("mlp", 64, 17_226, 132),
+        ("logistic", 40, 410, 21),
+        ("cnn", 40, 5_210, 73),
+        ("image_cnn", 64, 6_090, 79),
+    ],
 )
-def test_the_networks_have_the_published_sizes(name: str, count: int, side: int) -> None:
-    network = build(name, HIDDEN, 40, 10)
+def test_the_networks_have_the_published_sizes(
+    name: str, inputs: int, count: int, side: int
+) -> None:
+    network = build(name, HIDDEN, inputs, 10)
     weights = network.initial_weights([np.random.default_rng(0)])
     assert sum(weight.numel() for weight in weights.values()) == count
     assert network.matrix_side == side
     assert weights.keys() == network.shapes.keys()
 
 
-@pytest.mark.parametrize("name", ["mlp", "logistic", "cnn"])
-@pytest.mark.parametrize(("inputs", "classes"), [(64, 10), (7, 3)])
+@pytest.mark.parametrize(
+    ("name", "inputs", "classes"),
+    [
+        *product(["mlp", "logistic", "cnn"], [64], [10]),
+        *product(["mlp", "logistic", "cnn"], [7], [3]),
+        *(("image_cnn", side**2, 3) for side in (1, 2, 5, 8, 28)),
+    ],
+)
 def test_the_networks_fit_any_data(name: str, inputs: int, classes: int) -> None:
     network = build(name, {"hidden": [9]}, inputs, classes)
     weights = network.initial_weights([np.random.default_rng(r) for r in range(2)])
@@ -93,9 +110,15 @@ def test_initial_weights_are_those_of_torch_s_own_layers_in_distribution(name: s
 @pytest.mark.parametrize(
     ("name", "options", "inputs", "named"),
     [
-        ("nobody", {}, 40, "params.yaml: model.name = 'nobody'; allowed: .*cnn, logistic, mlp"),
+        (
+            "nobody",
+            {},
+            40,
+            "params.yaml: model.name = 'nobody'; allowed: .*image_cnn, logistic, mlp",
+        ),
         ("mlp", {"hidden": [8], "depth": 2}, 40, "unknown key params.yaml: model.depth; allowed: "),
         ("mlp", {}, 40, "params.yaml: model: .*missing a required .*'hidden'"),
+        ("image_cnn", {}, 40, "networks/image_cnn.py.* 40 numbers are no square image"),
         ("cnn", {}, 2, "networks/cnn.py refuses 2 inputs .* too short for its convolutions"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from experiment.datasets import digits
 from experiment.networks.mlp import MLP
-from experiment.stage import rooms
+from experiment.optimizers import muon
 from experiment.stage.errors import UserError
 from experiment.stage.randomness import stream
 from experiment.training import optimizer
@@ -40,19 +40,10 @@ SETTING = Setting(
 )
 
 
-def muon_and_adam(params: Iterable[nn.Parameter], *, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon takes matrices alone: Adam for the rest."""
-    params = list(params)
-    matrices = [p for p in params if p.ndim == 2]
-    others = [p for p in params if p.ndim != 2]
-    assert len(matrices) == len(others) == 2
-    return [torch.optim.Muon(matrices, lr=lr), torch.optim.Adam(others, lr=lr)]
-
-
 # What makes each, its hyperparameters, and the bound on rounding.
 OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = {
     # Muon computes in bfloat16, whose last bit is 2^-8.
-    "muon_and_adam": (muon_and_adam, {"lr": 0.02}, 0.02 * 2**-8),
+    "muon": (muon.create, {"lr": 0.02}, 0.02 * 2**-8),
     "torch.optim.Adagrad": (torch.optim.Adagrad, {"lr": 0.05}, 1e-5),
     "torch.optim.Rprop": (torch.optim.Rprop, {"lr": 0.001}, 1e-5),
     "torch.optim.ASGD": (torch.optim.ASGD, {"lr": 0.05}, 1e-5),
@@ -61,19 +52,6 @@ OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = 
     "torch.optim.NAdam": (torch.optim.NAdam, {"lr": 0.005, "weight_decay": 0.01}, 1e-5),
     "torch.optim.Adafactor": (torch.optim.Adafactor, {"lr": 0.02}, 1e-5),
 }
-
-
-@pytest.fixture(autouse=True)
-def room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A room of optimizers in which the user has put one."""
-    there = rooms.module
-
-    def module(room: str, name: str, where: str) -> object:
-        if (room, name) == ("optimizers", "muon_and_adam"):
-            return SimpleNamespace(create=muon_and_adam)
-        return there(room, name, where)
-
-    monkeypatch.setattr(rooms, "module", module)
 
 
 def trained(setting: Setting, replicates: range) -> list[dict[str, Tensor]]:
@@ -129,7 +107,7 @@ def test_a_replicate_does_not_depend_on_its_companions(name: str) -> None:
         torch.testing.assert_close(together[key][2], tensor[0], rtol=1e-4, atol=bound)
 
 
-@pytest.mark.parametrize("name", ["muon_and_adam", "torch.optim.RMSprop"])
+@pytest.mark.parametrize("name", ["muon", "torch.optim.RMSprop"])
 def test_a_diverged_replicate_leaves_the_others_alone(name: str) -> None:
     _, hyperparameters, bound = OPTIMIZERS[name]
     setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
@@ -158,6 +136,17 @@ def test_one_by_one_is_all_at_once(name: str, stacked: str) -> None:
     )
     for key in one:
         torch.testing.assert_close(one[key], all_at_once[key], rtol=1e-3, atol=1e-5)
+
+
+def test_muon_trains_matrices_and_adam_all_other_weights() -> None:
+    shapes = [(5, 3), (5,), (2, 5), (4, 1, 3), ()]
+    weights = [torch.ones(shape, requires_grad=True) for shape in shapes]
+    made = muon.create(iter(weights), lr=0.1)
+    assert [type(one) for one in made] == [torch.optim.Muon, torch.optim.Adam]
+    for one, expected in zip(made, ({(5, 3), (2, 5)}, {(5,), (4, 1, 3), ()}), strict=True):
+        (group,) = one.param_groups
+        assert {tuple(weight.shape) for weight in group["params"]} == expected
+        assert group["lr"] == 0.1
 
 
 def test_a_weight_without_a_gradient_stays() -> None:
@@ -214,7 +203,7 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("lrg_adam", {"rank": "ten"}, "ten"),
     ("controls", {"keep": "top", "rank": 2}, "keep is random, permuted or rest"),
     ("controls", {"rank": 2}, "'keep'"),
-    ("muon_and_adam", {"momentum": 0.9}, "'momentum'"),
+    ("muon", {"momentum": 0.9}, "'momentum'"),
     ("torch.optim.SGD", {"momentun": 0.9}, "'momentun'"),
     ("torch.optim.SGD", {"momentum": -1}, "Invalid momentum value: -1"),
     ("torch.optim.SGD", {"momentum": "much"}, "momentum"),

@@ -57,7 +57,12 @@ def test_params_yaml_is_read() -> None:
     assert params.rank == "tuned"
     assert (params.tune.rank.low, params.tune.rank.high) == (1, "full")
     assert params.model.options == {"hidden": [128, 64]}
-    assert params.data.options == {"train": 2000, "validation": 1000, "shuffle": False}
+    assert params.data.options == {
+        "train": 2000,
+        "validation": 1000,
+        "shuffle": False,
+        "flipped": 0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.search import Trial, on_boundary, search
+from experiment.training.search import Trial, on_boundary, search, table
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),
@@ -31,10 +31,21 @@ def test_a_search_that_is_repeated_proposes_the_same_points() -> None:
     assert search(SPACE, bowl, trials=15, wave=4, seed=2) != first
 
 
-def test_more_trials_begin_with_the_same_whole_waves() -> None:
-    short = search(SPACE, bowl, trials=8, wave=4, seed=1)
-    long = search(SPACE, bowl, trials=12, wave=4, seed=1)
-    assert long[:8] == short
+@pytest.mark.parametrize("trials", [1, 4, 6, 8, 11])  # whole waves, and waves that are cut short
+def test_more_trials_begin_with_those_of_fewer(trials: int) -> None:
+    short = search(SPACE, bowl, trials=trials, wave=4, seed=1)
+    assert search(SPACE, bowl, trials=12, wave=4, seed=1)[:trials] == short
+
+
+def test_a_table_has_a_row_per_trial_and_the_best_loss_so_far() -> None:
+    losses = [1.5, math.inf, 1.25, 2.0]
+    trials = [Trial({"lr": 10.0**-number}, loss) for number, loss in enumerate(losses)]
+    rows = table(trials, {"rank": 5})
+    assert list(rows["trial"]) == [0, 1, 2, 3]
+    assert list(rows["lr"]) == [1, 0.1, 0.01, 0.001]
+    assert list(rows["rank"]) == [5] * 4
+    assert list(rows["trial_loss_nats"]) == losses
+    assert list(rows["best_so_far_nats"]) == [1.5, 1.5, 1.25, 1.25]
 
 
 def test_a_wave_is_proposed_before_any_of_it_is_known() -> None:
