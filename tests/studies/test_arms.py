@@ -31,7 +31,6 @@ from studies.training.arms import (
     PUBLISHED,
     STUDIES,
     ArmTraining,
-    data_of,
     read_arms,
     read_own,
     result_file,
@@ -359,20 +358,17 @@ def same(one: Dataset, other: Dataset) -> bool:
 
 def data_of_arm(**changes: object) -> Dataset:
     """The data that an arm with these changes trains on."""
-    params = shared.read()
-    return arm.read_data(params, data_of(params.data, changes, "arm a"), "arm a")
+    return arm.read_data(shared.read(), changes, "arm a")
 
 
-@pytest.mark.parametrize("given", [{}, {"flipped": 0}, {"name": "mnist1d", "shuffle": False}])
-def test_an_arm_that_changes_nothing_reads_the_file(
-    small_data: Dataset, given: dict[str, object]
-) -> None:
-    assert same(data_of_arm(**given), small_data)
+def test_an_arm_that_changes_nothing_reads_the_file(small_data: Dataset) -> None:
+    assert same(data_of_arm(), small_data)
 
 
 @pytest.mark.usefixtures("small_data")
 @pytest.mark.parametrize(
-    "given", [{"name": "digits"}, {"flipped": 0.25}, {"shuffle": True}, {"train": 90}]
+    "given",
+    [{"name": "digits"}, {"flipped": 0}, {"flipped": 0.25}, {"shuffle": True}, {"train": 90}],
 )
 def test_an_arm_on_other_data_has_those_that_the_main_pipeline_would_make(
     given: dict[str, Any],
@@ -383,10 +379,12 @@ def test_an_arm_on_other_data_has_those_that_the_main_pipeline_would_make(
     assert same(data_of_arm(**given), expected)
 
 
-def test_shuffled_data_are_shuffled_once(small_data: Dataset) -> None:
+@pytest.mark.usefixtures("small_data")
+def test_shuffled_data_are_shuffled_once() -> None:
+    shuffled = data_of_arm(shuffle=True)
     set_params(Path("params.yaml"), {"data.shuffle": True})
     shared.write()
-    assert same(data_of_arm(shuffle=True), small_data)  # the stage fetch_data did it
+    assert same(data_of_arm(shuffle=True), shuffled)
 
 
 WORDS = "--lrs 0.1 --tuning_replicates 1 --replicates 2 --group 1 --optimizer adam"
