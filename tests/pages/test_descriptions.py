@@ -31,7 +31,7 @@ MADE = {
     "metrics/own/arms/*.json",
     "plots/own/mine.png",
     "stages/experiment/networks/residual.py",
-    "stages/experiment/optimizers/muon.py",
+    "stages/experiment/optimizers/clipped.py",
     "stages/experiment/datasets/flowers.py",
 }
 SUFFIXES = {".py", ".yaml", ".lock", ".json", ".csv", ".txt", ".png", ".npz", ".pt", ".md"}
