@@ -12,6 +12,15 @@ from project import ARMS, ROOT
 
 from .pages import BENCHMARK, FRONT, STUDIES, Page
 
+STUDIES_OF_ARMS = (
+    "rank_sweep",
+    "controls",
+    "noise_dial",
+    "elsewhere",
+    "flipped_labels",
+    "approximate",
+    "yardstick",
+)
 MEASURES = {
     "test_loss_nats": ("test loss", "{:.3f}", "{:+.3f}"),
     "test_accuracy_share": ("test accuracy", "{:.3f}", "{:+.3f}"),
@@ -102,8 +111,7 @@ def test_how_soon_losses_are_reached_is_what_was_found() -> None:
 
 def test_the_plan_of_the_studies_is_that_of_their_arms() -> None:
     content = yaml.safe_load((ROOT / ARMS).read_text())
-    studies = ("rank_sweep", "controls", "noise_dial", "elsewhere", "approximate")
-    count = sum(len(content[study]) for study in studies)
+    count = sum(len(content[study]) for study in STUDIES_OF_ARMS)
     seeds, tuning = (content["defaults"][name] for name in ("replicates", "tuning_replicates"))
     assert f"in {count} arms of {seeds} paired replicates:" in FRONT.text
     assert f"a mean over {tuning} seeds" in STUDIES.text
