@@ -163,7 +163,7 @@ def test_the_way_back_is_the_one_that_is_tested() -> None:
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WAY_BACK"
     ]
-    after = FRONT.source.partition("The way back to the committed parameters and results")[2]
+    after = FRONT.source.partition("To return to the committed parameters and results")[2]
     block = re.search(r"^```sh\n(.*?)^```$", after, re.DOTALL | re.MULTILINE)
     assert [block[1].strip()] == [given.strip() for given in found]
 

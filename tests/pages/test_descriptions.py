@@ -31,7 +31,7 @@ MADE = {
     "metrics/own/arms/*.json",
     "plots/own/mine.png",
     "stages/experiment/networks/residual.py",
-    "stages/experiment/optimizers/muon.py",
+    "stages/experiment/optimizers/clipped.py",
     "stages/experiment/datasets/flowers.py",
 }
 SUFFIXES = {".py", ".yaml", ".lock", ".json", ".csv", ".txt", ".png", ".npz", ".pt", ".md"}
@@ -165,7 +165,7 @@ def test_the_layout_is_that_of_the_repository() -> None:
             described.add(path.split("/")[0])
         for room in ROOMS:
             if paths == f"stages/experiment/{room}/":
-                names = re.match(r"a module each: ([\w, ]+?) *<- ", words)[1]
+                names = re.match(r"one module each: ([\w, ]+?) *<- ", words)[1]
                 assert set(names.split(", ")) == modules(room)
     folders = {path.name for path in ROOT.iterdir() if path.is_dir()}
     tracked = Project(ROOT).run("git", "ls-files").stdout.splitlines()

@@ -80,7 +80,7 @@ def test_an_optimizer(tmp_path: Path) -> None:
     project.commit("Results")
     before, published = files_below(project.folder), results(project)
     given = recipe("An optimizer")
-    assert given.files.keys() == {OWN, "stages/experiment/optimizers/muon.py"}
+    assert given.files.keys() == {OWN, "stages/experiment/optimizers/clipped.py"}
     arms = yaml.safe_load(given.files[OWN])["own"]
 
     write(project, given.files)
