@@ -180,7 +180,7 @@ SHARES = (0.1, 0.25, 0.5, 0.999)
 
 
 def flipped_by(share: float, seed: int = 0, name: str = "digits") -> Dataset:
-    return data.load(given(name, flipped=share), seed)[0]
+    return data.load(given(name, train=1000, flipped=share), seed)[0]
 
 
 @pytest.mark.parametrize("share", SHARES)
