@@ -34,7 +34,6 @@ def main(optimizer: str) -> None:
             Path(f"metrics/tune_{optimizer}.json"),
             {
                 "best": {**best.hyperparameters, **fixed},
-                "validation_loss_nats": best.validation_loss,
                 "on_boundary": ", ".join(on_boundary(space, best.hyperparameters)) or None,
                 "trials": files.rows(table(trials, fixed)),
             },

@@ -20,7 +20,7 @@ from experiment.datasets import mnist1d
 from experiment.stage import files
 from experiment.stage.data import Dataset, Split, load
 from experiment.stage.errors import UserError
-from experiment.stage.params import read_params
+from experiment.stage.params import Data, read_params
 from studies.gradients import trajectory
 from studies.gradients.look import Samples
 from studies.training import arm, check_arms, shared
@@ -31,6 +31,7 @@ from studies.training.arms import (
     PUBLISHED,
     STUDIES,
     ArmTraining,
+    data_of,
     read_arms,
     read_own,
     result_file,
@@ -377,6 +378,12 @@ def test_an_arm_on_other_data_has_those_that_the_main_pipeline_would_make(
     params = read_params()
     expected, _ = load(params.data, params.seed)
     assert same(data_of_arm(**given), expected)
+
+
+def test_another_data_set_does_not_get_the_options_of_the_users_own() -> None:
+    own = Data(name="mine", train=9, validation=9, shuffle=False, flipped=0, path="mine.csv")
+    assert data_of(own, {"flipped": 0.1}, "arm a").options["path"] == "mine.csv"
+    assert "path" not in data_of(own, {"name": "digits"}, "arm a").options
 
 
 @pytest.mark.usefixtures("small_data")

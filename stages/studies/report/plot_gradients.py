@@ -51,7 +51,8 @@ def draw(arms: Arms, along: list[str], rows: pd.DataFrame) -> Figure:
         axes.set(xscale="log", xlabel="rank kept of the gradient matrix")
         axes.set_xticks(ranks, [str(rank) for rank in ranks])
         axes.minorticks_off()
-    energy.set(ylabel="share of the squared norm", title="Captured energy E", ylim=(0, 1.02))
+    energy.set(ylabel="share of the squared norm", title="Captured energy E", ylim=(0, 1.45))
+    energy.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     signal.set(
         ylabel="share R of the signal minus √E",
         title="Is signal kept better than noise?\n(above 0: yes)",

@@ -232,7 +232,10 @@ def _arm(where: str, name: str, study: str, entry: _Entry, defaults: Training) -
 
 def data_of(common: Data, changes: Mapping[str, Any], where: str) -> Data:
     """The data of an arm: the main pipeline's, with the arm's changes."""
-    return checked(Data, {**common.model_dump(), **changes}, f"{where}: data.")
+    # Another data set does not take the options of a user's own.
+    same = changes.get("name", common.name) == common.name
+    inherited = common.model_dump(include=None if same else set(Data.model_fields))
+    return checked(Data, {**inherited, **changes}, f"{where}: data.")
 
 
 def _check_against(where: str, arm: Arm, known: Arms) -> None:
