@@ -470,7 +470,7 @@ def test_what_is_said_of_ranks_in_the_argument_is_what_was_found() -> None:
     gradients = table("metrics/studies/gradients/adam.csv").query("epoch == 'all'")
     raw = gradients.query("quantity == 'raw_cosine_fresh' & rank == 80")["mean"].item()
     assert f"at rank 80 alone: the cosine is {raw:.2f} and gains 0.0001." in STUDIES.text
-    assert conclusion["ranks"]["better"] == []
+    assert conclusion["ranks_by_verdict"]["better"] == []
     losses = {
         rank: read(f"metrics/studies/arms/rank_{rank}.json")["validation_loss_nats"]
         for rank in (1, 2, 5, 10, 20, 40, 80)
