@@ -176,7 +176,14 @@ def test_the_table_of_controls_is_the_committed_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "digits"), [("noise_dial", 3), ("elsewhere", 4), ("approximate", 3)]
+    ("name", "digits"),
+    [
+        ("noise_dial", 3),
+        ("elsewhere", 4),
+        ("flipped_labels", 3),
+        ("approximate", 3),
+        ("yardstick", 3),
+    ],
 )
 def test_the_other_tables_of_studies_are_the_committed_ones(name: str, digits: int) -> None:
     rows = table(f"metrics/studies/{name}.csv").query("measure == 'test_loss_nats'")
@@ -240,9 +247,7 @@ def test_what_another_rate_does_to_adam_is_what_was_found() -> None:
     assert f"from 0.0012 to 0.0017 Adam's train loss falls by {fall:.2f} and its" in STUDIES.text
     assert f"accuracy rises by {rise:.3f}." in STUDIES.text
     loss = mean.loc[0.0025, "train_loss_nats"]
-    assert f"at 0.0025 Adam's train loss ends at {loss:.2f} (`metrics/studies/arms/adam.json`)" in (
-        FRONT.text
-    )
+    assert f"at 0.0025 Adam's train loss ends at {loss:.2f}." in FRONT.text
 
 
 def test_shuffled_pixels_take_away_what_was_found() -> None:
@@ -419,32 +424,140 @@ def test_what_stacking_brings_is_what_was_measured() -> None:
     assert f"{adam['ratio']:.1f} and {lrg_adam['ratio']:.1f} times as many" in text
 
 
-@pytest.mark.parametrize("page", [FRONT, STUDIES], ids=lambda page: page.path)
-def test_the_conclusion_is_the_computed_one(page: Page) -> None:
+@pytest.mark.parametrize(
+    ("page", "setting"),
+    [(FRONT, None), (STUDIES, None), (STUDIES, "with_flipped_labels")],
+    ids=["front page", "studies", "flipped labels"],
+)
+def test_the_conclusion_is_the_computed_one(page: Page, setting: str | None) -> None:
     conclusion = read("metrics/conclusion.json")
-    links = conclusion["links"]
-    assert f"first broken link is **{conclusion['first_broken_link']}**" in page.text
-    less = links["noise hurts"]["less_noise_minus_adam"]
-    cleaner, survives, pays = (links[name]["closest"] for name in list(links)[1:])
+    found = conclusion[setting] if setting else conclusion
+    links = found["links"]
+    assert f"first broken link is **{found['first_broken_link']}**" in page.text
+    less = links["noise hurts"]["less_noise_minus_adam"].values()
+    pays = links["it pays"]
+    rank = pays["rank_chosen_on_validation"]
+    cleaner, survives = (links[name]["by_rank"][str(rank)] for name in list(links)[1:3])
+    at = f"at rank {rank}"
     evidence = {
-        "noise hurts": [
-            spread(found["difference_nats"], found["interval_95_nats"], 3)
-            for found in less.values()
-        ],
+        "noise hurts": [spread(one["difference_nats"], one["interval_95_nats"], 3) for one in less],
         "the top subspace is cleaner": [
-            spread(cleaner["mean_cosine"], cleaner["interval_95_cosine"], 5)
+            at,
+            spread(cleaner["mean_cosine"], cleaner["interval_95_cosine"], 5),
         ],
-        "cleaner survives Adam": [spread(survives["mean_nats"], survives["interval_95_nats"], 6)],
+        "cleaner survives Adam": [
+            at,
+            spread(survives["mean_nats"], survives["interval_95_nats"], 6),
+        ],
         "it pays": [
-            spread(pays["difference_nats"], pays["interval_95_nats"], 4) + f", {pays['verdict']}"
+            at,
+            spread(pays["difference_nats"], pays["interval_95_nats"], 4) + f", {pays['verdict']}",
         ],
     }
     for name, link in links.items():
-        (line,) = [line for line in page.lines if line.startswith(f"| {name} |")]
+        lines = [line for line in page.lines if line.startswith(f"| {name} |")]
+        (line,) = [line for line in lines if all(numbers in line for numbers in evidence[name])]
         assert line.endswith(f"| {link['state']} |")
-        assert all(numbers in line for numbers in evidence[name])
-        if "closest" in link:
-            assert f"rank ({link['closest']['rank']})" in line
+
+
+def test_what_is_said_of_ranks_in_the_argument_is_what_was_found() -> None:
+    conclusion = read("metrics/conclusion.json")
+    links = conclusion["links"]
+    cosines = links["the top subspace is cleaner"]["by_rank"]
+    assert links["the top subspace is cleaner"]["ranks"] == [80]
+    assert all(cosines[rank]["interval_95_cosine"][1] < 0 for rank in ("1", "5"))
+    assert links["the top subspace is cleaner"]["with_all_training_samples"]["ranks"] == []
+    gradients = table("metrics/studies/gradients/adam.csv").query("epoch == 'all'")
+    raw = gradients.query("quantity == 'raw_cosine_fresh' & rank == 80")["mean"].item()
+    assert f"at rank 80 alone: the cosine is {raw:.2f} and gains 0.0001." in STUDIES.text
+    assert conclusion["ranks_by_verdict"]["better"] == []
+    losses = {
+        rank: read(f"metrics/studies/arms/rank_{rank}.json")["validation_loss_nats"]
+        for rank in (1, 2, 5, 10, 20, 40, 80)
+    }
+    assert min(losses, key=losses.__getitem__) == links["it pays"]["rank_chosen_on_validation"]
+
+
+def test_what_is_said_of_flipped_labels_is_what_was_found() -> None:
+    found = of_study("flipped_labels", against="flipped_adam").set_index("arm")
+    chosen, random = found.loc["flipped_rank_80"], found.loc["flipped_random_energy"]
+    assert chosen["verdict"] == "equivalent"
+    assert f"ends lower than Adam by {-chosen['difference']:.3f}, and the gain is" in STUDIES.text
+    assert random["verdict"] == "inconclusive"
+    assert f"directions end lower by {-random['difference']:.3f}, undecided after" in STUDIES.text
+    assert random["interval_high"] < 0
+    before = of_study("rank_sweep", against="adam").set_index("arm").loc["rank_20", "difference"]
+    after = found.loc["flipped_rank_20", "difference"]
+    assert f"right labels: {after:+.3f} instead of {before:+.3f}." in STUDIES.text
+    assert set(found.loc[["flipped_rank_5", "flipped_rank_20"], "verdict"]) == {"worse"}
+    controls = of_study("flipped_labels", against="flipped_rank_20")
+    assert set(controls["verdict"]) == {"better"}
+    steps = read("metrics/conclusion.json")["with_flipped_labels"]["links"]["cleaner survives Adam"]
+    assert all(rank["interval_95_nats"][0] > 0 for rank in steps["by_rank"].values())
+    gradients = table("metrics/studies/gradients/flipped_adam.csv").query("epoch == 'all'")
+    raw = gradients.query("quantity == 'raw_cosine_fresh' & rank == 80")["mean"].item()
+    assert f"again: the cosine is {raw:.2f} and gains 0.0001." in STUDIES.text
+
+
+def test_the_budget_of_the_search_is_what_was_found() -> None:
+    found = read("metrics/studies/search_budget.json")
+    for name, one in found.items():
+        ends = f"{one['difference_low']:+.4f} to {one['difference_high']:+.4f}"
+        cells = [
+            name.removesuffix("_trials"),
+            *(f"{one[f'{optimizer}_best_loss_nats']:.4f}" for optimizer in ("adam", "lrg_adam")),
+            f"{one['difference']:+.4f}",
+            ends,
+        ]
+        assert row(STUDIES, cells)
+    few, more, most = found.values()
+    assert more["lrg_adam_lower_share"] == most["lrg_adam_lower_share"] == 0
+    above = [
+        f"{one['difference']:.3f} ({one['difference_low']:+.3f} to {one['difference_high']:+.3f})"
+        for one in (few, most)
+    ]
+    assert f"is {above[0]} above Adam's after 15 trials and {above[1]} after 60." in FRONT.text
+    trials = table("metrics/studies/search_budget.csv").query("optimizer == 'lrg_adam'")
+    best = {
+        count: trials[trials["trial"] < count]
+        .sort_values("trial_loss_nats")
+        .groupby("sampler")["rank"]
+        .first()
+        .astype(int)
+        .tolist()
+        for count in (15, 60)
+    }
+    low = sorted(best[15])[:4]
+    assert len(best[15]) == 5
+    assert f"at ranks from {low[0]} to {low[-1]}. With 60 trials the ranks are" in STUDIES.text
+    assert f"the ranks are {min(best[60])} to {max(best[60])}, which" in STUDIES.text
+
+
+def test_what_is_said_of_known_optimizers_is_what_was_found() -> None:
+    main = read("metrics/comparison.json")["test_loss_nats"]["difference"]
+    assert f"LRG-Adam's test loss is {main:.3f} above Adam's" in STUDIES.text
+    rmsprop = of_study("yardstick", against="adam").set_index("arm").loc["yardstick_rmsprop"]
+    assert abs(rmsprop["difference"] - main) < 0.005
+    muon, sgd, adamw = (
+        verdicts_by_measure("yardstick", f"yardstick_{name}") for name in ("muon", "sgd", "adamw")
+    )
+    better = {"test_accuracy_share", "train_loss_nats"}
+    assert {measure for measure, verdict in sgd.items() if verdict == "better"} == better
+    better.add("best_validation_loss_nats")
+    assert {measure for measure, verdict in muon.items() if verdict == "better"} == better
+    assert muon["test_loss_nats"] == "inconclusive"
+    assert set(adamw.values()) == {"equivalent"}
+
+
+def test_what_is_said_of_the_digits_is_what_was_found() -> None:
+    found = table("metrics/studies/elsewhere.csv").set_index(["arm", "measure"])
+    arms = ["digits_rank_22", "digits_rank_88", "images_rank_13", "images_rank_53"]
+    losses = [found.loc[(arm, "test_loss_nats"), "verdict"] for arm in arms]
+    assert losses == ["worse", "equivalent", "worse", "worse"]
+    assert {found.loc[(arm, "test_accuracy_share"), "verdict"] for arm in arms} == {"equivalent"}
+    cnn = found.loc[("images_rank_53", "test_loss_nats"), "difference"]
+    assert f"On the digits with the CNN they are worse by {cnn:.4f}." in STUDIES.text
+    assert "better" not in set(found.xs("test_loss_nats", level="measure")["verdict"])
 
 
 def test_no_best_rate_lies_at_the_end_of_its_grid_if_the_page_says_so() -> None:

@@ -21,7 +21,8 @@ from experiment.stage.params import read_params
 from studies.report import conclusion
 from studies.report.conclusion import FLIPPED_LABELS, MAIN, Setting
 from studies.report.tables import comparisons
-from studies.training.arms import STUDIES, Arms, read_arms
+from studies.training import shared
+from studies.training.arms import STUDIES, Arms, ArmTraining, read_arms
 
 ROOT = Path(__file__).parents[2]
 STATES = {
@@ -63,9 +64,11 @@ SIDE = 4  # of the gradient matrix: the rank 4 keeps all
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A params.yaml, and an arms.yaml with these arms."""
+    """The parameters of a training, and an arms.yaml with these arms."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy2(ROOT / "params.yaml", "params.yaml")
+    for file in ("params.yaml", "constraints.txt"):
+        shutil.copy2(ROOT / file, file)
+    shared.write()
     write_arms()
 
 
@@ -435,6 +438,7 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(
     published = {"published_2000_training_samples": shares | {"samplers": 16}}
     files.write_json(Path("metrics/studies/published.json"), published)
     searched = {"difference": 0.1, "difference_low": -0.2, "difference_high": 0.4}
+    searched["lrg_adam_lower_share"] = 0.2
     searches = {"15_trials": searched | {"adam_best_loss_nats": 1.2}}
     files.write_json(Path("metrics/studies/search_budget.json"), searches)
 
@@ -453,3 +457,27 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(
     assert found["controls"] == {"controls against adam": "worse"}
     assert found["search_budget"] == {"15_trials": searched}
     assert found["published_protocol"] == {"published_2000_training_samples": shares}
+
+
+@pytest.mark.parametrize(
+    ("changes", "less"),
+    [
+        ({"noise": 0.5}, True),
+        ({"data": {"flipped": 0.1}}, True),
+        ({"data": {}}, True),
+        ({"noise": 0.5, "data": {"flipped": 0.1}}, True),
+        ({}, False),
+        ({"noise": 0.5, "data": {"flipped": 0.3}}, False),
+        ({"noise": 2, "data": {"flipped": 0.1}}, False),
+        ({"noise": 0.5, "optimizer": "lrg_adam"}, False),
+        ({"noise": 0.5, "model": "cnn"}, False),
+        ({"data": {"name": "digits", "flipped": 0.1}}, False),
+    ],
+)
+def test_less_noise_is_less_of_one_kind_no_more_of_the_other_and_nothing_else(
+    changes: dict[str, Any], less: bool
+) -> None:
+    adam = {"optimizer": "adam", "model": "mlp", "data": {"flipped": 0.2}}
+    group = {"lrs": [0.01], "tuning_replicates": 1, "replicates": 2, "group": 1}
+    arm, baseline = (ArmTraining(**group | adam | one) for one in (changes, {}))
+    assert conclusion.is_less_noisy(arm, baseline, read_params().data) is less

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def create(params: Iterable[Tensor], *, lr: float) -> list[torch.optim.Optimizer]:
-    """Both use torch's defaults; Muon's updates are scaled to the size of Adam's."""
+    """Torch's defaults, except that Muon's updates are scaled to the size of Adam's."""
     params = list(params)
     matrices = [p for p in params if p.ndim == 2]
     rest = [p for p in params if p.ndim != 2]

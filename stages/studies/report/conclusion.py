@@ -11,8 +11,9 @@ from experiment.report.measures import MEASURES
 from experiment.report.statistics import ALPHA, holm
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.stage.params import Params, read_params
+from experiment.stage.params import Data, Params, read_params
 from studies.report.tables import compare, looks, outcomes
+from studies.training import shared
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
@@ -20,6 +21,7 @@ from studies.training.arms import (
     STUDIES,
     Arms,
     ArmTraining,
+    data_of,
     read_arms,
     trajectories,
     tuned,
@@ -73,18 +75,24 @@ def state(holds: bool, refuted: bool) -> str:
     return "holds" if holds else "refuted" if refuted else "not shown"
 
 
-def is_less_noisy(arm: ArmTraining, adam: ArmTraining) -> bool:
-    """Whether an arm is Adam with less batch or label noise, and no more of either."""
-    noise, most = ((one.noise, one.data.get("flipped", 0)) for one in (arm, adam))
-    no_more = noise[0] <= most[0] and noise[1] <= most[1]
-    return arm.optimizer == adam.optimizer and no_more and noise != most
+def is_less_noisy(arm: ArmTraining, adam: ArmTraining, common: Data) -> bool:
+    """Whether an arm is Adam with less batch or label noise, and otherwise the same."""
+    data, adams = (data_of(common, one.data, "data") for one in (arm, adam))
+    same = ("optimizer", "hyperparameters", "model")
+    return (
+        all(getattr(arm, name) == getattr(adam, name) for name in same)
+        and data.model_copy(update={"flipped": adams.flipped}) == adams
+        and arm.noise <= adam.noise
+        and data.flipped <= adams.flipped
+        and (arm.noise, data.flipped) != (adam.noise, adams.flipped)
+    )
 
 
 def noise_hurts(arms: Arms, setting: Setting) -> Evidence:
     """Compare Adam with less noise to Adam, each at its best learning rate."""
     table = against(setting.noise, setting.baseline)
-    adam = arms[setting.baseline].train
-    less = table[[is_less_noisy(arms[arm].train, adam) for arm in table.index]]
+    adam, common = arms[setting.baseline].train, shared.read().data
+    less = table[[is_less_noisy(arms[arm].train, adam, common) for arm in table.index]]
     if less.empty:
         raise UserError(
             f"{PUBLISHED}: {setting.noise}; allowed: with an arm of adam against "
@@ -215,7 +223,7 @@ def argument(params: Params, arms: Arms, setting: Setting) -> Evidence:
     return {
         "first_broken_link": first_broken_link(chain),
         "links": chain,
-        "ranks": ranks_by_verdict(arms, setting),
+        "ranks_by_verdict": ranks_by_verdict(arms, setting),
     }
 
 
@@ -232,7 +240,13 @@ def main() -> None:
         **{study: verdicts(study) for study in STUDIES if study != MAIN.ranks},
         "search_budget": {
             trials: {
-                name: row[name] for name in ("difference", "difference_low", "difference_high")
+                name: row[name]
+                for name in (
+                    "difference",
+                    "difference_low",
+                    "difference_high",
+                    "lrg_adam_lower_share",
+                )
             }
             for trials, row in searches.items()
         },
