@@ -487,6 +487,12 @@ def test_what_is_said_of_flipped_labels_is_what_was_found() -> None:
     lower = f"rank 80 lowers the test loss by {-chosen['difference']:.3f}, shown to be less than"
     assert lower in FRONT.text
     assert f"ends lower than Adam by {-chosen['difference']:.3f}, and the gain is" in STUDIES.text
+    noise = verdicts_by_measure("flipped_labels", "flipped_half_noise")
+    assert noise.pop("test_loss_nats") == "inconclusive"
+    assert set(noise.values()) == {"worse"}
+    random = found.loc["flipped_random_energy"]
+    assert random["verdict"] == "inconclusive"
+    assert f"as low as rank 80, by {-random['difference']:.3f}, which is und" in STUDIES.text
     before = of_study("rank_sweep", against="adam").set_index("arm").loc["rank_20", "difference"]
     after = found.loc["flipped_rank_20", "difference"]
     assert f"right labels: {after:+.3f} instead of {before:+.3f}." in STUDIES.text
