@@ -124,7 +124,7 @@ def test_the_plan_of_the_studies_is_that_of_their_arms() -> None:
         if name.startswith("rank_")
     }
     assert rates == {10}
-    assert "The grid has 10 rates for all ranks" in STUDIES.text
+    assert "The grid has 14 rates for Adam, 10 for the ranks of the section Rank," in STUDIES.text
 
 
 def test_the_table_of_ranks_is_the_committed_one() -> None:
