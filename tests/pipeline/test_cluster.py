@@ -137,14 +137,18 @@ def test_a_cluster_over_tls_serves_who_holds_the_key_alone(
     own = yaml.safe_load(certificate(tmp_path / "own").read_text())
     trusting = copy.deepcopy(own)
     trusting["distributed"]["comm"]["tls"]["ca-file"] = str(tmp_path / "dask/cert.pem")
+    # Merged before the first client, whose threads change the configuration.
+    without, foreign, half = (
+        dask.config.merge(dask.config.config, changes) for changes in ({}, own, trusting)
+    )
     for address, configuration in (
-        (encrypted.address, {}),
-        (plain, {}),
-        (encrypted.address, own),
-        (encrypted.address, trusting),
+        (encrypted.address, without),
+        (plain, without),
+        (encrypted.address, foreign),
+        (encrypted.address, half),
     ):
         with (
-            dask.config.set(dask.config.merge(dask.config.config, configuration)),
+            dask.config.set(configuration),
             pytest.raises(UserError, match=rf"^DASK_SCHEDULER_ADDRESS = '{address}'; allowed: "),
         ):
             work.cluster(address, ())

@@ -188,11 +188,14 @@ def test_a_network_or_a_data_set_more_trains_no_published_arm(project: Project) 
     assert trained(project, STUDIES) == []
 
 
-def test_an_edit_of_the_controls_trains_them_alone(project: Project) -> None:
+def test_an_edit_of_the_controls_trains_their_studies_alone(project: Project) -> None:
     append(project, "stages/experiment/optimizers/controls.py")
-    found = trained(project, STUDIES)
-    # A study is a stage with the inputs of all of its arms: the other arms of this one train too.
-    assert set(CONTROLS) <= set(found) <= {f"arms/{name}" for name in SMALL_STUDIES["controls"]}
+    found = set(trained(project, STUDIES))
+    # A study is a stage with the inputs of all of its arms, so that its other arms train too, and
+    # what is along their trajectories.
+    arms = {f"arms/{name}" for study in ("controls", "flipped_labels") for name in SMALL_STUDIES[study]}
+    assert set(CONTROLS) <= found
+    assert {name for name in found if name.startswith("arms/")} <= arms
 
 
 def test_another_trajectory_is_looked_at_alone(project: Project) -> None:
@@ -435,7 +438,7 @@ one = ArmTraining(
     hyperparameters={given},
 )
 setting = arm.settings(params, one)[0]
-network = setting.network(arm.read_data(params, params.data, "").train)
+network = setting.network(arm.read_data(params, {}, "").train)
 optimizer.check(one.optimizer, setting.hyperparameters, network, "arm")
 print(len(os.listdir("/proc/self/task")))
 """
