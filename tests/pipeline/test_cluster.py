@@ -137,7 +137,10 @@ def test_a_cluster_over_tls_serves_who_holds_the_key_alone(
     own = yaml.safe_load(certificate(tmp_path / "own").read_text())
     trusting = copy.deepcopy(own)
     trusting["distributed"]["comm"]["tls"]["ca-file"] = str(tmp_path / "dask/cert.pem")
-    # Merged before the first client, whose threads change the configuration.
+    # Merged before the first client, whose threads change the configuration; distributed adds
+    # its defaults when it is imported.
+    import distributed  # noqa: F401
+
     without, foreign, half = (
         dask.config.merge(dask.config.config, changes) for changes in ({}, own, trusting)
     )

@@ -191,9 +191,9 @@ def test_a_network_or_a_data_set_more_trains_no_published_arm(project: Project) 
 def test_an_edit_of_the_controls_trains_their_studies_alone(project: Project) -> None:
     append(project, "stages/experiment/optimizers/controls.py")
     found = set(trained(project, STUDIES))
-    # A study is a stage with the inputs of all of its arms, so that its other arms train too, and
-    # what is along their trajectories.
-    arms = {f"arms/{name}" for study in ("controls", "flipped_labels") for name in SMALL_STUDIES[study]}
+    # A study is a stage with the inputs of all of its arms: the other arms of these train too.
+    studies = (SMALL_STUDIES["controls"], SMALL_STUDIES["flipped_labels"])
+    arms = {f"arms/{name}" for study in studies for name in study}
     assert set(CONTROLS) <= found
     assert {name for name in found if name.startswith("arms/")} <= arms
 
@@ -438,7 +438,7 @@ one = ArmTraining(
     hyperparameters={given},
 )
 setting = arm.settings(params, one)[0]
-network = setting.network(arm.read_data(params, {}, "").train)
+network = setting.network(arm.read_data(params, one.data, "").train)
 optimizer.check(one.optimizer, setting.hyperparameters, network, "arm")
 print(len(os.listdir("/proc/self/task")))
 """
