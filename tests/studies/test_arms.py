@@ -76,7 +76,7 @@ def test_the_published_files_make_sense() -> None:
     check_arms.main()
     assert shared.SHARED_FILE.exists()
     assert read_own() == {}
-    assert len(read_arms()) == 50
+    assert len(read_arms()) == 51
     assert list(dict.fromkeys(one.study for one in read_arms().values())) == list(STUDIES)
 
 

@@ -118,7 +118,7 @@ def test_initial_weights_are_those_of_torch_s_own_layers_in_distribution(name: s
         ),
         ("mlp", {"hidden": [8], "depth": 2}, 40, "unknown key params.yaml: model.depth; allowed: "),
         ("mlp", {}, 40, "params.yaml: model: .*missing a required .*'hidden'"),
-        ("image_cnn", {}, 40, "networks/image_cnn.py.* 40 numbers are no square image"),
+        ("image_cnn", {}, 40, "networks/image_cnn.py.* 40 numbers do not form a square"),
         ("cnn", {}, 2, "networks/cnn.py refuses 2 inputs .* too short for its convolutions"),
     ],
 )
