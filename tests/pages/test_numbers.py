@@ -11,18 +11,10 @@ import yaml
 from project import ARMS, ROOT
 
 from experiment.report.statistics import mean_interval
+from studies.training.arms import STUDIES as STUDIES_OF_ARMS
 
 from .pages import BENCHMARK, FRONT, STUDIES, Page
 
-STUDIES_OF_ARMS = (
-    "rank_sweep",
-    "controls",
-    "noise_dial",
-    "elsewhere",
-    "flipped_labels",
-    "approximate",
-    "yardstick",
-)
 MEASURES = {
     "test_loss_nats": ("test loss", "{:.3f}", "{:+.3f}"),
     "test_accuracy_share": ("test accuracy", "{:.3f}", "{:+.3f}"),
@@ -42,6 +34,12 @@ def table(path: str) -> pd.DataFrame:
 def of_study(name: str, *, against: str) -> pd.DataFrame:
     found = table(f"metrics/studies/{name}.csv")
     return found[(found["measure"] == "test_loss_nats") & (found["against"] == against)]
+
+
+def over_epochs(arm: str, quantity: str) -> pd.DataFrame:
+    """A quantity along the trajectory of an arm, averaged over epochs, one row per rank."""
+    found = table(f"metrics/studies/gradients/{arm}.csv")
+    return found[(found["epoch"] == "all") & (found["quantity"] == quantity)]
 
 
 def row(page: Page, cells: Sequence[str]) -> bool:
@@ -469,8 +467,7 @@ def test_what_is_said_of_ranks_in_the_argument_is_what_was_found() -> None:
     assert links["the top subspace is cleaner"]["ranks"] == [80]
     assert all(cosines[rank]["interval_95_cosine"][1] < 0 for rank in ("1", "5"))
     assert links["the top subspace is cleaner"]["with_all_training_samples"]["ranks"] == []
-    gradients = table("metrics/studies/gradients/adam.csv").query("epoch == 'all'")
-    raw = gradients.query("quantity == 'raw_cosine_fresh' & rank == 80")["mean"].item()
+    raw = over_epochs("adam", "raw_cosine_fresh").set_index("rank").loc[80, "mean"]
     assert f"at rank 80 alone: the cosine is {raw:.2f} and gains 0.0001." in STUDIES.text
     assert conclusion["ranks_by_verdict"]["better"] == []
     losses = {
@@ -506,19 +503,13 @@ def test_what_is_said_of_flipped_labels_is_what_was_found() -> None:
     )
     assert f"with 10 % it is higher by {few:.3f}, with none by {none:.3f}." in STUDIES.text
     for name, own in (("rank_sweep", ""), ("flipped_labels", "flipped_")):
-        along = [
-            table(f"metrics/studies/gradients/{own}{arm}.csv").query(
-                "epoch == 'all' & quantity == 'step_loss_fresh'"
-            )
-            for arm in ("adam", "rank_20")
-        ]
+        along = [over_epochs(f"{own}{arm}", "step_loss_fresh") for arm in ("adam", "rank_20")]
         assert all((steps.query("rank <= 40")["low"] > 0).all() for steps in along), name
         adam, rank_20 = (steps.query("rank == 80").squeeze() for steps in along)
         worse, undecided = (adam, rank_20) if name == "rank_sweep" else (rank_20, adam)
         assert worse["low"] > 0 > undecided["low"], name
     assert f"it is worse along rank 20's, by {worse['mean']:.5f} nats, and not" in STUDIES.text
-    gradients = table("metrics/studies/gradients/flipped_adam.csv").query("epoch == 'all'")
-    raw = gradients.query("quantity == 'raw_cosine_fresh' & rank == 80")["mean"].item()
+    raw = over_epochs("flipped_adam", "raw_cosine_fresh").set_index("rank").loc[80, "mean"]
     assert f"again: the cosine is {raw:.2f} and gains 0.0001." in STUDIES.text
 
 
@@ -540,7 +531,8 @@ def test_the_budget_of_the_search_is_what_was_found() -> None:
         for one in (few, most)
     ]
     assert f"is {above[0]} above Adam's after 15 trials and {above[1]} after 60." in FRONT.text
-    trials = table("metrics/studies/search_budget.csv").query("optimizer == 'lrg_adam'")
+    searches = table("metrics/studies/search_budget.csv")
+    trials = searches.query("optimizer == 'lrg_adam'")
     best = {
         count: trials[trials["trial"] < count]
         .sort_values("trial_loss_nats")
@@ -550,7 +542,7 @@ def test_the_budget_of_the_search_is_what_was_found() -> None:
         .tolist()
         for count in (15, 60)
     }
-    every = table("metrics/studies/search_budget.csv").pivot(
+    every = searches.pivot(
         index="sampler", columns=["optimizer", "trial"], values="best_so_far_nats"
     )
     gaps = every["lrg_adam"] - every["adam"]

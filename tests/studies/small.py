@@ -98,7 +98,6 @@ SMALL_STUDIES: dict[str, Any] = {
     },
     "flipped_labels": {
         "flipped_adam": arm("20 % flipped", optimizer="adam", data={"flipped": 0.2}),
-        # The share of params.yaml: it reads the file of the main pipeline's data.
         "none_flipped": arm("none flipped", "flipped_adam", optimizer="adam", data={"flipped": 0}),
         "flipped_rank_1": arm(
             "20 % flipped, rank 1",
