@@ -9,7 +9,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.training.loop import Group, Setting, taken_apart, train_group
+from experiment.training.loop import Group, RunConfig, taken_apart, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.search import read_best
 from experiment.training.work import Work, merged, spans
@@ -21,7 +21,7 @@ def main(optimizer: str) -> None:
     """Write models/<optimizer>.pt and metrics/<optimizer>.json."""
     params = read_params()
     best = read_best(optimizer)
-    setting = Setting.of(params, optimizer, best, purpose="final_train")
+    setting = RunConfig.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
     groups = [Group(setting, *span) for span in spans(total, size)]
 

@@ -6,7 +6,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.training.loop import Setting
+from experiment.training.loop import RunConfig
 from experiment.training.search import on_boundary, search_space, table, train_trials
 from experiment.training.work import Work
 
@@ -17,7 +17,7 @@ def main(optimizer: str) -> None:
     how = params.tune
     dataset = Dataset.read(params.data.name)
     fixed = {} if optimizer == "adam" or params.rank == "tuned" else {"rank": params.rank}
-    setting = Setting.of(params, optimizer, fixed, purpose="tune")
+    setting = RunConfig.of(params, optimizer, fixed, purpose="tune")
     side = setting.network(dataset.train).matrix_side
     space = search_space(optimizer, how, params.rank, side)
     with Work(

@@ -309,7 +309,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, *, above: float) -> None:
     """Let the last replicate of every training with a learning rate above a limit become NaN."""
     healthy = loop.train
 
-    def train(setting: loop.Setting, *arguments: object) -> Iterator[Weights]:
+    def train(setting: loop.RunConfig, *arguments: object) -> Iterator[Weights]:
         for weights in healthy(setting, *arguments):
             if setting.hyperparameters["lr"] > above:
                 for tensor in weights.values():

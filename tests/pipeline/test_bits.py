@@ -13,7 +13,7 @@ import pytest
 import yaml
 from project import ENVIRONMENT, ROOT, STUDIES, Project, copy_repository, stage_outputs
 
-from experiment.stage.settings import INSTRUCTIONS
+from experiment.stage.environment import INSTRUCTIONS
 
 # What a processor that lacks AVX-512 looks like to the one library whose choice of instructions is
 # not fixed by a setting of the pipeline's own.

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from experiment.stage.data import Split
-from experiment.training.loop import Setting
+from experiment.training.loop import RunConfig
 from studies.gradients import look
 from studies.gradients.look import Look, Samples, flat_gradient
 
-SETTING = Setting("adam", {"lr": 0.01}, "mlp", {"hidden": (3,)}, 1, 8, "cpu", 0, "test")
+SETTING = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (3,)}, 1, 8, "cpu", 0, "test")
 RANKS = (1, 3)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiment.stage.data import Dataset, Split
-from experiment.training.loop import Scores, Setting
+from experiment.training.loop import RunConfig, Scores
 from experiment.training.network import Network
 from experiment.training.work import merged
 from studies.published import protocol
@@ -154,7 +154,7 @@ def test_all_trainings_of_a_sampler_begin_alike_and_none_has_the_batches_of_anot
 class Run(NamedTuple):
     """A training that was asked for."""
 
-    setting: Setting
+    setting: RunConfig
     rows: Split
     replicates: list[int]
 
@@ -181,7 +181,7 @@ def run(
     scored: list[Split] = []
 
     def train(
-        setting: Setting, network: Network, rows: Split, replicates: Sequence[int]
+        setting: RunConfig, network: Network, rows: Split, replicates: Sequence[int]
     ) -> Iterator[tuple[np.ndarray, int]]:
         assert network.matrix_side == 13  # of 163 weights
         runs.append(Run(setting, rows, list(replicates)))

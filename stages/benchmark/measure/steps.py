@@ -12,7 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from experiment.stage.settings import INSTRUCTIONS
+from experiment.stage.environment import INSTRUCTIONS
 
 # A user's program runs without the settings that make the pipeline's results the same on every
 # processor. They are read when NumPy and torch load.

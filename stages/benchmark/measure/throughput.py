@@ -16,14 +16,14 @@ from typing import Any
 
 from experiment.stage import code, files
 from experiment.stage.data import Dataset, data_file
+from experiment.stage.environment import INSTRUCTIONS
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.stage.settings import INSTRUCTIONS
-from experiment.training.loop import Group, Setting, train_group
+from experiment.training.loop import Group, RunConfig, train_group
 from experiment.training.work import Work, workers
 
 
-def plain_loop(file: Path, setting: Setting) -> float:
+def plain_loop(file: Path, setting: RunConfig) -> float:
     """Steps per second of `plain_loop`, in a process that may use any instructions."""
     options: dict[str, Sequence[object]] = {
         "--file": [file],
@@ -68,7 +68,7 @@ def main(*arguments: str) -> None:
                 best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
                 # Each round has its own purpose: a repeated group would be read, not trained.
                 setting = replace(
-                    Setting.of(params, optimizer, best, purpose=f"throughput {number}"),
+                    RunConfig.of(params, optimizer, best, purpose=f"throughput {number}"),
                     epochs=options.epochs,
                     device="cpu",
                 )

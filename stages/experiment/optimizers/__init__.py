@@ -2,7 +2,7 @@
 
 A module defines a function `create(params, *, lr, ...)` that returns a `torch.optim.Optimizer`, or
 a list of them. It is called once per replicate, with the parameters of that replicate. If the
-module sets `KEEPS_REPLICATES_APART = True`, it gets all replicates at once, stacked along the first
+module sets `STACKED = True`, it gets all replicates at once, stacked along the first
 axis of every parameter, and must keep them apart. That is faster, and correct for any element-wise
 optimizer.
 """

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-KEEPS_REPLICATES_APART = True
+STACKED = True
 
 
 def create(weights: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer:

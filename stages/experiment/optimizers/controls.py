@@ -17,7 +17,7 @@ from experiment.stage.randomness import stream
 from experiment.training.arithmetic import projected, spectrum, truncated
 from lrg_adam.flatten import from_square, square_side, to_square
 
-KEEPS_REPLICATES_APART = True
+STACKED = True
 # Maps gradient matrices (R, n, n) to matrices of the same shape.
 Filter = Callable[[Tensor], Tensor]
 

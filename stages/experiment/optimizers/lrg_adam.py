@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lrg_adam import LRGAdam
 
-KEEPS_REPLICATES_APART = True
+STACKED = True
 
 
 def create(

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import TracebackType
 
-from experiment.stage import settings  # First: torch and NumPy read them when they load.
+from experiment.stage import environment  # First: torch and NumPy read them when they load.
 
 # isort: split
 from experiment.stage import code, files, versions
 from experiment.stage.errors import UserError
 
-__all__ = ["run", "settings", "stage"]
+__all__ = ["environment", "run", "stage"]
 
 
 def run(name: str, *arguments: str) -> None:

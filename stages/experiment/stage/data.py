@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from experiment.stage import files, rooms
+from experiment.stage import files, plugins
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data
 from experiment.stage.randomness import stream
@@ -92,9 +92,9 @@ def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Data
             as `Split` describes them.
 
     """
-    module = rooms.module("datasets", given.name, f"{where}.name")
-    create = rooms.function("datasets", given.name, module)
-    arguments = rooms.arguments(
+    module = plugins.module("datasets", given.name, f"{where}.name")
+    create = plugins.function("datasets", given.name, module)
+    arguments = plugins.arguments(
         create,
         given.options,
         Data.model_fields,

@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field
 
 from experiment.stage.schema import (
     MODULE,
-    Interval,
     LearningRates,
     Real,
+    SearchInterval,
     Section,
     Whole,
     rank_or,
@@ -25,7 +25,7 @@ PARAMS_FILE = Path("params.yaml")
 class _Brought(Section):
     """A module that the user selects, and its options."""
 
-    # A user's module may take more keys; `rooms.arguments` checks them.
+    # A user's module may take more keys; `plugins.arguments` checks them.
     model_config = ConfigDict(extra="allow")
 
     name: str = Field(pattern=MODULE, description="the name of a module")
@@ -60,7 +60,7 @@ class Training(Section):
     batch_size: Whole = whole(1, 10_000_000)
 
 
-class Ranks(Interval):
+class RankInterval(SearchInterval):
     """Search interval of the rank, ends included."""
 
     low: Whole = whole(1, 100_000)
@@ -77,7 +77,7 @@ class Tune(Section):
     wave: Whole = whole(1, 10_000)
     replicates: Whole = whole(1, 1_000)
     lr: LearningRates
-    rank: Ranks
+    rank: RankInterval
 
 
 class FinalTrain(Section):

@@ -75,7 +75,7 @@ def rank_or(word: str) -> PlainValidator:
     return PlainValidator(validate)
 
 
-class Interval(Section):
+class SearchInterval(Section):
     """A search interval, ends included."""
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ class Interval(Section):
         return self
 
 
-class LearningRates(Interval):
+class LearningRates(SearchInterval):
     """Search interval of the learning rate, ends included."""
 
     low: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")

@@ -24,7 +24,7 @@ WEIGHTS = "weights."  # prefix of the names of weights in a result
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunConfig:
     """Everything a training run depends on, except the data and the replicates."""
 
     optimizer: str  # a name that `experiment.training.optimizer.create` knows
@@ -73,7 +73,7 @@ class Scores(NamedTuple):
 
 
 def train(
-    setting: Setting,
+    setting: RunConfig,
     network: Network,
     data: Split,
     replicates: Sequence[int],
@@ -144,7 +144,7 @@ def evaluate(network: Network, weights: Weights, data: Split) -> Scores:
 class Group:
     """Replicates `first` to `first + size - 1` of a setting, trained together."""
 
-    setting: Setting
+    setting: RunConfig
     first: int
     size: int
     train_curve: bool = True  # compute the train loss after every epoch, or only the last

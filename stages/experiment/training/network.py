@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
-from experiment.stage import rooms
+from experiment.stage import plugins
 from experiment.stage.errors import UserError
 from experiment.stage.params import Model
 
@@ -133,9 +133,9 @@ def build(name: str, options: Mapping[str, Any], inputs: int, classes: int) -> N
             stacked.
 
     """
-    module = rooms.module("networks", name, "params.yaml: model.name")
-    create = rooms.function("networks", name, module)
-    given = rooms.arguments(
+    module = plugins.module("networks", name, "params.yaml: model.name")
+    create = plugins.function("networks", name, module)
+    given = plugins.arguments(
         create, options, Model.model_fields, "params.yaml: model", inputs, classes
     )
     where = f"stages/experiment/networks/{name}.py"

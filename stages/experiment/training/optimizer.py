@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from experiment.stage import rooms
+from experiment.stage import plugins
 from experiment.stage.errors import UserError
 from experiment.stage.randomness import stream
 from experiment.training.network import Network
@@ -44,9 +44,9 @@ def create(
     """
     if "." in name:
         return PerReplicate(_imported(name, where), weights, hyperparameters)
-    module = rooms.module("optimizers", name, where)
-    make = rooms.function("optimizers", name, module)
-    if getattr(module, "KEEPS_REPLICATES_APART", False):
+    module = plugins.module("optimizers", name, where)
+    make = plugins.function("optimizers", name, module)
+    if getattr(module, "STACKED", False):
         stacked: Stepper = make(weights, **hyperparameters)
         return stacked
     return PerReplicate(make, weights, hyperparameters)

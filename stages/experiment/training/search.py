@@ -18,12 +18,12 @@ from experiment.stage.errors import UserError
 from experiment.stage.params import Tune
 from experiment.stage.randomness import stream
 from experiment.training import progress
-from experiment.training.loop import Setting, evaluate, train
+from experiment.training.loop import RunConfig, evaluate, train
 from experiment.training.optimizer import Hyperparameters
 from experiment.training.work import Result, Work
 
-Interval = FloatDistribution | IntDistribution
-Space = Mapping[str, Interval]
+Distribution = FloatDistribution | IntDistribution
+Space = Mapping[str, Distribution]
 
 # Proposals are random until this many trials have finished.
 STARTUP_TRIALS = 5
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
 class TrialTask:
     """A point to evaluate: a setting, trained with each of `replicates` seeds."""
 
-    setting: Setting
+    setting: RunConfig
     replicates: int
 
 
@@ -56,7 +56,7 @@ def search_space(optimizer: str, intervals: Tune, rank: int | str, side: int) ->
         side: of the gradient matrix.
 
     """
-    space: dict[str, Interval] = {
+    space: dict[str, Distribution] = {
         "lr": FloatDistribution(intervals.lr.low, intervals.lr.high, log=True)
     }
     if optimizer == "lrg_adam" and rank == "tuned":
@@ -66,7 +66,7 @@ def search_space(optimizer: str, intervals: Tune, rank: int | str, side: int) ->
 
 
 def train_trials(
-    work: Work[Dataset], setting: Setting, space: Space, how: Tune, seed: int
+    work: Work[Dataset], setting: RunConfig, space: Space, how: Tune, seed: int
 ) -> list[Trial]:
     """Search by training; a trial's loss is the mean over `how.replicates` seeds.
 
@@ -179,7 +179,7 @@ def on_boundary(space: Space, best: Hyperparameters) -> list[str]:
     return [name for name, interval in space.items() if _at_edge(interval, best[name])]
 
 
-def _at_edge(interval: Interval, value: float) -> bool:
+def _at_edge(interval: Distribution, value: float) -> bool:
     if (
         isinstance(interval, IntDistribution)
         and min(value - interval.low, interval.high - value) <= 1

@@ -21,7 +21,7 @@ from torch.nn import functional
 from experiment.stage.data import Split
 from experiment.stage.randomness import stream
 from experiment.training.arithmetic import projected, spectrum, sqrt
-from experiment.training.loop import Setting, evaluate, tensors, train
+from experiment.training.loop import RunConfig, evaluate, tensors, train
 from experiment.training.network import Network, Weights, sample_losses
 from experiment.training.work import Result
 from lrg_adam.flatten import from_square, to_square
@@ -46,7 +46,7 @@ class Samples(NamedTuple):
 class Look:
     """Replicates `first` to `first + size - 1` of a setting, analysed after some epochs."""
 
-    setting: Setting
+    setting: RunConfig
     first: int
     size: int
     epochs: tuple[int, ...]

@@ -20,7 +20,7 @@ from experiment.stage.errors import UserError
 from experiment.stage.params import TrainingParams
 from experiment.stage.randomness import stream
 from experiment.stage.schema import Ascending, Section, Whole, whole
-from experiment.training.loop import Setting
+from experiment.training.loop import RunConfig
 from experiment.training.work import Work, merged, spans
 from studies.gradients.look import Look, Samples, look, noise_energy
 from studies.training import shared
@@ -82,7 +82,7 @@ def looks(params: TrainingParams, given: Looks, arm: str) -> list[Look]:
         )
     hyperparameters = {"lr": found["lr"], **trained["hyperparameters"]}
     setting = replace(
-        Setting.of(params, trained["optimizer"], hyperparameters, purpose="studies, gradients"),
+        RunConfig.of(params, trained["optimizer"], hyperparameters, purpose="studies, gradients"),
         model=trained["model"],
     )
     for key, values, limit in (

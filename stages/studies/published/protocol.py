@@ -16,7 +16,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
-from experiment.training.loop import Setting, evaluate, train
+from experiment.training.loop import RunConfig, evaluate, train
 from experiment.training.search import Space
 from experiment.training.work import Result
 from studies.published.reported import REPORTED
@@ -116,10 +116,10 @@ def _first(data: Dataset, samples: int) -> Split:
 
 def _setting(
     task: Protocol, optimizer: str, hyperparameters: dict[str, Any], batches: str
-) -> Setting:
+) -> RunConfig:
     # As published, all training runs of an experiment start from the same weights, and each has its
     # own batch order.
-    return Setting(
+    return RunConfig(
         optimizer=optimizer,
         hyperparameters=hyperparameters,
         model="mlp",

@@ -20,7 +20,7 @@ from experiment.stage.schema import Ascending, LearningRates, Section, Whole, wh
 from experiment.training.network import build
 from experiment.training.work import Work, merged
 from studies.published.protocol import SOURCES, Protocol, Training, repeat
-from studies.published.reported import OUTCOMES, REPORTED, Ranks
+from studies.published.reported import OUTCOMES, REPORTED, RankInterval
 from studies.training import shared
 from studies.training.arms import as_list
 from studies.training.words import parse
@@ -42,7 +42,7 @@ class Settings(Section):
     epochs: Whole = whole(1, 10_000)
     batch_size: Whole = whole(1, PUBLISHED_ROWS)
     lr: LearningRates
-    rank: Ranks
+    rank: RankInterval
     training_samples: Annotated[
         list[Annotated[Whole, Field(ge=1, le=PUBLISHED_ROWS)]], Ascending, BeforeValidator(as_list)
     ] = Field(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiment.stage.schema import Interval, Whole, whole
+from experiment.stage.schema import SearchInterval, Whole, whole
 
 # The hyperparameters that its searches found, and that it trained with.
 REPORTED: dict[str, dict[str, Any]] = {
@@ -16,7 +16,7 @@ OUTCOMES = {
 }
 
 
-class Ranks(Interval):
+class RankInterval(SearchInterval):
     """Search interval of the rank, ends included."""
 
     low: Whole = whole(1, 100_000)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from experiment.report.figures import OPTIMIZERS, panels, plain_ticks
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from studies.published.reported import OUTCOMES, REPORTED, Ranks
+from studies.published.reported import OUTCOMES, REPORTED, RankInterval
 from studies.training.words import parse
 
 TEXT = ("data", "hyperparameters")
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
     ranks.set(
         xlabel="best rank of a search",
         ylabel="samplers",
-        title=f"Ranks that the protocol finds\nwhich allows {highest_rank} at most",
+        title=f"RankInterval that the protocol finds\nwhich allows {highest_rank} at most",
     )
     for axis in (ranks.xaxis, ranks.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
@@ -99,6 +99,6 @@ def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
 
 def main(*words: str) -> None:
     """Write plots/studies/published.png; the words are the ranks searched: --low 2 --high 20."""
-    searched = parse(Ranks, words, "published.rank: ")
+    searched = parse(RankInterval, words, "published.rank: ")
     table = files.read_csv(Path("metrics/studies/published.csv"), *TEXT, other=TEXT)
     files.write_figure(Path("plots/studies/published.png"), draw(table, searched.high))

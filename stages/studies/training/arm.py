@@ -16,7 +16,7 @@ from experiment.stage.data import Dataset, load
 from experiment.stage.errors import UserError
 from experiment.stage.params import TrainingParams
 from experiment.training import optimizer
-from experiment.training.loop import Group, Setting, taken_apart, train_curves, train_group
+from experiment.training.loop import Group, RunConfig, taken_apart, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
 from studies.training import shared
@@ -24,14 +24,14 @@ from studies.training.arms import ArmTraining, data_of
 from studies.training.words import parse
 
 
-def settings(params: TrainingParams, arm: ArmTraining) -> list[Setting]:
+def settings(params: TrainingParams, arm: ArmTraining) -> list[RunConfig]:
     """The settings to tune, one per learning rate; all arms have the same random streams."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arm.hyperparameters.items()
     }
     base = replace(
-        Setting.of(params, arm.optimizer, given, purpose="studies, tuning"),
+        RunConfig.of(params, arm.optimizer, given, purpose="studies, tuning"),
         model=arm.model or params.model.name,
         noise=arm.noise,
     )
@@ -45,7 +45,7 @@ def read_data(params: TrainingParams, changes: Mapping[str, Any], where: str) ->
     return load(data_of(params.data, changes, where), params.seed, f"{where}: data")[0]
 
 
-def groups(setting: Setting, replicates: int, size: int) -> list[Group]:
+def groups(setting: RunConfig, replicates: int, size: int) -> list[Group]:
     """Replicates 0 to `replicates` - 1 in groups of `size`, without curves of the train loss.
 
     The curves are not used, and computing them takes a third of the time of Adam's training.

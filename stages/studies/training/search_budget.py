@@ -14,7 +14,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.params import read_params
 from experiment.stage.schema import Ascending, Section, Whole, whole
-from experiment.training.loop import Setting
+from experiment.training.loop import RunConfig
 from experiment.training.search import search_space, table, train_trials
 from experiment.training.work import Work
 from studies.training import shared
@@ -72,7 +72,7 @@ def main(*words: str) -> None:
     ) as work:
         for optimizer in OPTIMIZERS:
             # The training seeds of the main pipeline, whose searches are those of sampler 0.
-            setting = replace(Setting.of(params, optimizer, {}, purpose="tune"), model="mlp")
+            setting = replace(RunConfig.of(params, optimizer, {}, purpose="tune"), model="mlp")
             side = setting.network(dataset.train).matrix_side
             space = search_space(optimizer, how, "tuned", side)
             for sampler in range(given.samplers):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from experiment.stage import data, rooms
+from experiment.stage import data, plugins
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data
@@ -110,7 +110,7 @@ GOOD = Dataset(rows(20), rows(10), rows(8))
 
 
 def loaded(load: Callable[..., object], monkeypatch: pytest.MonkeyPatch, **more: object) -> object:
-    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace(load=load, **more))
+    monkeypatch.setattr(plugins, "module", lambda *_: SimpleNamespace(load=load, **more))
     return data.load(given("brought", extra=7), seed=3)
 
 
@@ -159,7 +159,7 @@ def test_an_option_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_module_without_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(plugins, "module", lambda *_: SimpleNamespace())
     with pytest.raises(UserError, match="load"):
         data.load(given("brought"), seed=3)
 
@@ -222,7 +222,7 @@ def test_no_wrong_label_leaves_the_data_as_they_come(monkeypatch: pytest.MonkeyP
 
 
 def test_labels_of_a_user_s_own_data_are_flipped_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace(load=lambda: GOOD))
+    monkeypatch.setattr(plugins, "module", lambda *_: SimpleNamespace(load=lambda: GOOD))
     found = flipped_by(0.5, name="brought")
     assert (found.train.y != GOOD.train.y).sum() == 10
     assert (GOOD.train.y == np.arange(20) % 3).all()  # those of the module are left as they are
@@ -231,7 +231,7 @@ def test_labels_of_a_user_s_own_data_are_flipped_too(monkeypatch: pytest.MonkeyP
 def test_labels_of_which_a_class_is_gone_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Split(rows(2).x, np.arange(2))
     monkeypatch.setattr(
-        rooms, "module", lambda *_: SimpleNamespace(load=lambda: Dataset(pair, pair, pair))
+        plugins, "module", lambda *_: SimpleNamespace(load=lambda: Dataset(pair, pair, pair))
     )
     with pytest.raises(UserError) as refused:
         flipped_by(0.5, name="brought")
@@ -247,7 +247,7 @@ def test_another_name_is_another_stream(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append((extra, rng.integers(2**32)))
         return GOOD
 
-    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace(load=load))
+    monkeypatch.setattr(plugins, "module", lambda *_: SimpleNamespace(load=load))
     for name, seed in (("one", 3), ("one", 3), ("other", 3), ("one", 4)):
         data.load(given(name), seed)
     assert seen[0] == seen[1]

@@ -14,15 +14,15 @@ from torch.nn import functional
 
 from experiment.datasets import digits
 from experiment.networks import image_cnn
-from experiment.stage import rooms
+from experiment.stage import plugins
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError
 from experiment.stage.randomness import stream
-from experiment.training.loop import Setting, evaluate, train
+from experiment.training.loop import RunConfig, evaluate, train
 from experiment.training.network import ModuleNetwork, Network, build
 
 DATA = digits.load(rng=np.random.default_rng(0))
-SETTING = Setting(
+SETTING = RunConfig(
     optimizer="adam",
     hyperparameters={"lr": 0.01},
     model="brought",
@@ -92,7 +92,7 @@ MODULES: dict[str, Callable[[int, int], nn.Module]] = {
 def brought(create: Callable[..., object], **options: object) -> Network:
     """What `build` makes of a module of the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rooms, "module", lambda *_: SimpleNamespace(create=create))
+        patch.setattr(plugins, "module", lambda *_: SimpleNamespace(create=create))
         return build("brought", options, DATA.train.inputs, DATA.train.classes)
 
 
@@ -100,7 +100,7 @@ def directly(create: Callable[[int, int], nn.Module]) -> ModuleNetwork:
     return ModuleNetwork(lambda: create(DATA.train.inputs, DATA.train.classes))
 
 
-def trained(network: Network, replicates: range, setting: Setting = SETTING) -> list[dict]:
+def trained(network: Network, replicates: range, setting: RunConfig = SETTING) -> list[dict]:
     """Copies of all weights from before training to after the last epoch."""
     return [
         {name: tensor.detach().clone() for name, tensor in weights.items()}
@@ -380,7 +380,7 @@ def test_building_leaves_the_global_generator_alone() -> None:
 
 
 def test_a_module_without_create_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "module", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(plugins, "module", lambda *_: SimpleNamespace())
     with pytest.raises(UserError, match="create"):
         build("brought", {}, 64, 10)
 

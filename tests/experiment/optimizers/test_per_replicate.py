@@ -21,13 +21,13 @@ from experiment.optimizers import muon
 from experiment.stage.errors import UserError
 from experiment.stage.randomness import stream
 from experiment.training import optimizer
-from experiment.training.loop import Setting, train
+from experiment.training.loop import RunConfig, train
 
 DATA = digits.load(rng=np.random.default_rng(0))
 WIDTHS = (64, 12, 10)
 NETWORK = MLP(WIDTHS)
 SIDE = 31  # of the 910 weights
-SETTING = Setting(
+SETTING = RunConfig(
     optimizer="",
     hyperparameters={},
     model="mlp",
@@ -54,7 +54,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = 
 }
 
 
-def trained(setting: Setting, replicates: range) -> list[dict[str, Tensor]]:
+def trained(setting: RunConfig, replicates: range) -> list[dict[str, Tensor]]:
     """Copies of the weights from before training to after the last epoch."""
     return [
         {name: tensor.detach().clone() for name, tensor in weights.items()}
@@ -62,7 +62,7 @@ def trained(setting: Setting, replicates: range) -> list[dict[str, Tensor]]:
     ]
 
 
-def alone(make: Callable[..., object], setting: Setting, replicate: int) -> nn.Module:
+def alone(make: Callable[..., object], setting: RunConfig, replicate: int) -> nn.Module:
     """A replicate trained as anyone would train it: a module, a loop, and what `make` returns."""
     drawn = NETWORK.initial_weights([stream(setting.seed, setting.purpose, replicate, "weights")])
     model = nn.Sequential()

@@ -8,10 +8,10 @@ import numpy as np
 
 from experiment.datasets import mnist1d
 from experiment.report.statistics import ALPHA, compare_paired
-from experiment.training.loop import Group, Setting, taken_apart, train_group
+from experiment.training.loop import Group, RunConfig, taken_apart, train_group
 from experiment.training.outcomes import outcomes
 
-SETTING = Setting(
+SETTING = RunConfig(
     optimizer="adam",
     hyperparameters={"lr": 0.01},
     model="mlp",

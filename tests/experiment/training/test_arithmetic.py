@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiment.stage.data import Dataset, Split
 from experiment.training.arithmetic import linear, matmul, sqrt
-from experiment.training.loop import Group, Setting, train_group
+from experiment.training.loop import Group, RunConfig, train_group
 from studies.gradients import look
 from studies.published import protocol
 
-SETTING = Setting("adam", {"lr": 0.01}, "mlp", {"hidden": (5,)}, 1, 16, "cpu", 0, "test")
+SETTING = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (5,)}, 1, 16, "cpu", 0, "test")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

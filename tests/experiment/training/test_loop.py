@@ -12,13 +12,13 @@ from torch import nn
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
-from experiment.training.loop import Group, Setting, evaluate, taken_apart, train, train_group
+from experiment.training.loop import Group, RunConfig, evaluate, taken_apart, train, train_group
 from experiment.training.network import sample_losses
 from reference import ReferenceLRGAdam
 
 HIDDEN = (7, 5)
 WIDTHS = (40, *HIDDEN, 10)
-SETTING = Setting(
+SETTING = RunConfig(
     optimizer="adam",
     hyperparameters={"lr": 0.01},
     model="mlp",
@@ -43,12 +43,12 @@ DATA = Dataset(train=samples(40, 1), validation=samples(20, 2), test=samples(30,
 NETWORK = SETTING.network(DATA.train)
 
 
-def last(setting: Setting, replicates: range) -> dict[str, torch.Tensor]:
+def last(setting: RunConfig, replicates: range) -> dict[str, torch.Tensor]:
     *_, weights = train(setting, NETWORK, DATA.train, replicates)
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
-def one_model(setting: Setting, replicate: int) -> nn.Sequential:
+def one_model(setting: RunConfig, replicate: int) -> nn.Sequential:
     """Replicate `replicate` trained as anyone would train it: a module, a loop, one optimizer."""
     drawn = NETWORK.initial_weights([stream(setting.seed, setting.purpose, replicate, "weights")])
     model = nn.Sequential()
@@ -71,7 +71,7 @@ def one_model(setting: Setting, replicate: int) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("setting", [SETTING, LRG_SETTING], ids=lambda s: s.optimizer)
-def test_a_replicate_is_the_model_that_a_plain_loop_trains(setting: Setting) -> None:
+def test_a_replicate_is_the_model_that_a_plain_loop_trains(setting: RunConfig) -> None:
     stacked = last(setting, range(3))
     for replicate in range(3):
         single = one_model(setting, replicate)
@@ -80,7 +80,7 @@ def test_a_replicate_is_the_model_that_a_plain_loop_trains(setting: Setting) -> 
 
 
 @pytest.mark.parametrize("setting", [SETTING, LRG_SETTING], ids=lambda s: s.optimizer)
-def test_a_replicate_does_not_depend_on_its_companions(setting: Setting) -> None:
+def test_a_replicate_does_not_depend_on_its_companions(setting: RunConfig) -> None:
     # But for the last bit: the fused kernel of Adam rounds the end of a tensor differently.
     together, alone = last(setting, range(4)), last(setting, range(2, 4))
     for name in together:
@@ -172,7 +172,7 @@ def test_the_noise_dial_scales_what_sets_a_batch_apart(noise: float) -> None:
     still = replace(SETTING, epochs=1, hyperparameters={"lr": 0.0})
     split = samples(48, 1)
 
-    def first_step(setting: Setting) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def first_step(setting: RunConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         seen: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
 
         def watch(weights: dict[str, torch.Tensor]) -> None:

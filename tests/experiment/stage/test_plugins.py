@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.stage import rooms
+from experiment.stage import plugins
 from experiment.stage.errors import UserError
 
 SHIPPED = {
@@ -20,18 +20,18 @@ SHIPPED = {
 
 @pytest.mark.parametrize("room", SHIPPED)
 def test_every_module_that_ships_is_found(room: str) -> None:
-    there = sorted(path.stem for path in (rooms.ROOMS / room).glob("[a-z]*.py"))
+    there = sorted(path.stem for path in (plugins.PLUGINS / room).glob("[a-z]*.py"))
     assert set(SHIPPED[room]) <= set(there)
     for name in there:
-        found = rooms.module(room, name, "params.yaml: key")
+        found = plugins.module(room, name, "params.yaml: key")
         assert callable(found.load if room == "datasets" else found.create)
-        assert Path(found.__file__) == rooms.ROOMS / room / f"{name}.py"
+        assert Path(found.__file__) == plugins.PLUGINS / room / f"{name}.py"
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "__init__", "../networks/mlp", "networks.mlp"])
 def test_an_unknown_module_is_told_with_those_that_are_there(name: str) -> None:
     with pytest.raises(UserError) as refused:
-        rooms.module("networks", name, "params.yaml: model.name")
+        plugins.module("networks", name, "params.yaml: model.name")
     (line,) = str(refused.value).splitlines()
     assert line == (
         f"params.yaml: model.name = {name!r}; allowed: a module in stages/experiment/networks: "
@@ -46,16 +46,16 @@ def test_a_module_that_is_put_there_is_found(
 
     (tmp_path / "networks").mkdir()
     (tmp_path / "networks/brought.py").write_text("create = 5\n")
-    monkeypatch.setattr(rooms, "ROOMS", tmp_path)
+    monkeypatch.setattr(plugins, "PLUGINS", tmp_path)
     monkeypatch.setattr(experiment.networks, "__path__", [str(tmp_path / "networks")])
-    assert rooms.module("networks", "brought", "params.yaml: model.name").create == 5
+    assert plugins.module("networks", "brought", "params.yaml: model.name").create == 5
 
 
 OPTIONS = {"width": 3, "depth": 2}
 
 
 def given(function: Callable[..., object]) -> dict[str, object]:
-    return rooms.arguments(function, OPTIONS, OPTIONS, "params.yaml: model")
+    return plugins.arguments(function, OPTIONS, OPTIONS, "params.yaml: model")
 
 
 def test_a_function_is_given_the_options_that_it_names() -> None:
@@ -82,8 +82,8 @@ def test_an_option_that_nobody_takes_or_that_is_missing_is_named(
     options: dict[str, int], message: str
 ) -> None:
     known, where = ["hidden"], "params.yaml: model"
-    assert rooms.arguments(create, {"hidden": 1, "width": 2}, known, where, 40) == {"width": 2}
+    assert plugins.arguments(create, {"hidden": 1, "width": 2}, known, where, 40) == {"width": 2}
     with pytest.raises(UserError) as refused:
-        rooms.arguments(create, options, known, where, 40)
+        plugins.arguments(create, options, known, where, 40)
     (line,) = str(refused.value).splitlines()
     assert re.match(message, line)

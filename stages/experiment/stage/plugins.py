@@ -1,4 +1,4 @@
-"""The rooms: the packages datasets, networks and optimizers, to which users add modules.
+"""Plug-in packages: datasets, networks and optimizers, to which users add modules.
 
 A module is found by its name. Its function gets only those options that it takes as arguments:
 `model.hidden` is passed to a network that takes `hidden`, and to no other.
@@ -15,14 +15,14 @@ from typing import Any
 
 from experiment.stage.errors import UserError
 
-ROOMS = Path(__file__).parents[1]
+PLUGINS = Path(__file__).parents[1]
 
 
-def module(room: str, name: str, where: str) -> ModuleType:
-    """Import the module `name` of a room.
+def module(package: str, name: str, where: str) -> ModuleType:
+    """Import the module `name` of a package.
 
     Args:
-        room: datasets, networks or optimizers.
+        package: datasets, networks or optimizers.
         name: of the module, without `.py`.
         where: the key whose value is the name, such as `params.yaml: model.name`.
 
@@ -30,22 +30,25 @@ def module(room: str, name: str, where: str) -> ModuleType:
         UserError: there is no such module.
 
     """
-    there = sorted(path.stem for path in (ROOMS / room).glob("*.py") if path.stem != "__init__")
+    there = sorted(
+        path.stem for path in (PLUGINS / package).glob("*.py") if path.stem != "__init__"
+    )
     if name not in there:
         raise UserError(
-            f"{where} = {name!r}; allowed: a module in stages/experiment/{room}: {', '.join(there)}"
+            f"{where} = {name!r}; allowed: a module in stages/experiment/{package}: "
+            f"{', '.join(there)}"
         )
-    return import_module(f"experiment.{room}.{name}")
+    return import_module(f"experiment.{package}.{name}")
 
 
-def function(room: str, name: str, found: ModuleType) -> Callable[..., Any]:
+def function(package: str, name: str, found: ModuleType) -> Callable[..., Any]:
     """The function `load` or `create` of a module; a missing one raises UserError."""
-    attribute = "load" if room == "datasets" else "create"
+    attribute = "load" if package == "datasets" else "create"
     called = getattr(found, attribute, None)
     if not callable(called):
         raise UserError(
-            f"stages/experiment/{room}/{name}.py has no function {attribute}; allowed: one, see "
-            f"stages/experiment/{room}/__init__.py"
+            f"stages/experiment/{package}/{name}.py has no function {attribute}; allowed: one, see "
+            f"stages/experiment/{package}/__init__.py"
         )
     return called
 
@@ -61,7 +64,7 @@ def arguments(
     """The options that a function takes as arguments; all of them if it takes `**options`.
 
     Args:
-        function: of a module in a room.
+        function: of a module in a package.
         options: what the user has set, by name.
         known: names that may be set whether or not the function takes them.
         where: the section that holds the options, such as `params.yaml: model`.
