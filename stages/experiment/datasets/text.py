@@ -46,7 +46,7 @@ def load(*, train: int, validation: int, window: int = 8) -> Dataset:
         text = "".join(text[len(text) * start // 10 : len(text) * stop // 10] for text in texts)
         if count > len(text) - window:
             raise ValueError(
-                f"data.{name} = {count}; allowed: at most {len(text) - window}, the samples of "
+                f"data.{name} = {count}; allowed: at most {len(text) - window}, the windows of "
                 f"{window} characters in this part of the text"
             )
         parts.append(passages(text, count, window + 1))

@@ -15,10 +15,13 @@ from experiment.stage import data
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data
+from experiment.stage.randomness import stream
 
 
-def given(train: int, validation: int, shuffle: bool = False) -> Data:
-    return Data(name="mnist1d", train=train, validation=validation, shuffle=shuffle, flipped=0)
+def given(train: int, validation: int, shuffle: bool = False, **more: object) -> Data:
+    return Data(
+        name="mnist1d", train=train, validation=validation, shuffle=shuffle, flipped=0, **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,34 @@ def test_shuffled_pixels_are_those_that_mnist1d_shuffles(arrays: dict[str, np.nd
     assert np.array_equal(found.x, expected)
     assert found.x.flags.c_contiguous
     assert np.array_equal(found.y, arrays["y"])
+
+
+def test_fresh_test_rows_replace_the_published_ones_alone() -> None:
+    published = data.load(given(2000, 1000), seed=0)[0]
+    dataset = data.load(given(2000, 1000, fresh_test=995), seed=0)[0]
+    again = data.load(given(2000, 1000, fresh_test=995), seed=0)[0]
+    other = data.load(given(2000, 1000, fresh_test=995), seed=1)[0]
+    shuffled = data.load(given(2000, 1000, shuffle=True, fresh_test=995), seed=0)[0]
+
+    for one, same in zip(dataset[:2], published[:2], strict=True):
+        assert np.array_equal(one.x, same.x)
+        assert np.array_equal(one.y, same.y)
+    assert dataset.test.x.shape == (995, 40)
+    assert np.array_equal(dataset.test.x, again.test.x)
+    assert np.array_equal(mnist1d.shuffled(dataset.test).x, shuffled.test.x)
+    # Drawn anew: no row is one of another part, of the published test or of another seed.
+    analysed = mnist1d.fresh(995, int(stream(0, "studies, fresh samples").integers(2**31)))
+    others = (*published, other.test, analysed)
+    seen = {row.tobytes() for split in others for row in split.x}
+    assert not seen & {row.tobytes() for row in dataset.test.x}
+
+
+@pytest.mark.parametrize("rows", [-1, 1.5, "many", True, 1_000_001])
+def test_a_senseless_number_of_fresh_rows_is_one_line(rows: object) -> None:
+    with pytest.raises(UserError) as refused:
+        data.load(given(20, 10, fresh_test=rows), seed=0)
+    (line,) = str(refused.value).splitlines()
+    assert f"data.fresh_test = {rows!r}; allowed: a whole number from 0 to 1000000" in line
 
 
 def test_every_part_is_shuffled_alike() -> None:
