@@ -115,7 +115,10 @@ MISTAKES = [
     ("rank=ten", r"params\.yaml: rank = 'ten'; allowed: tuned, or a whole number from 1 "),
     ("rank=500", r"params\.yaml: rank = 500; allowed: at most 21 \(the side of the gradient "),
     ("model.name=nothing", r"params\.yaml: model\.name = 'nothing'; allowed: .*: cnn, .*, mlp$"),
-    ("data.name=nothing", r"params\.yaml: data\.name = 'nothing'; allowed: .*: digits, mnist1d, text$"),
+    (
+        "data.name=nothing",
+        r"params\.yaml: data\.name = 'nothing'; allowed: .*: digits, mnist1d, modular, text$",
+    ),
     ("rank=true", r"params\.yaml: rank = True; allowed: tuned, or "),
     ("+new=1", r"params\.yaml: unknown key new = 1; allowed in its place: seed, device, "),
     ("+tune.new=1", r"params\.yaml: unknown key tune\.new = 1; allowed in its place: "),

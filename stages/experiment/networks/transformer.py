@@ -1,51 +1,49 @@
-"""A transformer of one block that predicts the next character, an ordinary `torch.nn.Module`."""
+"""A transformer of one block that predicts the next character: 14,714 weights on text."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+WIDTH, HEADS = 32, 2
 
 
 class Transformer(nn.Module):
-    """Embedding, attention and a perceptron, with residuals around both.
+    """Embedding, attention and a perceptron, with a residual around each of the last two.
 
     Args:
         inputs: number of characters in a window.
         classes: number of different characters.
-        width: size of a character's vector, a multiple of `heads`.
-        heads: number of attention heads.
 
     """
 
-    def __init__(self, inputs: int, classes: int, width: int = 32, heads: int = 2) -> None:
+    def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.characters = nn.Embedding(classes, width)
-        self.positions = nn.Embedding(inputs, width)
-        self.norm_attention = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.project = nn.Linear(width, width)
+        self.characters = nn.Embedding(classes, WIDTH)
+        self.positions = nn.Embedding(inputs, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.query = nn.Linear(WIDTH, WIDTH)
+        self.key_value = nn.Linear(WIDTH, 2 * WIDTH)
+        self.project = nn.Linear(WIDTH, WIDTH)
         self.perceptron = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
         )
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+        self.out = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, classes) of the character that follows windows x (B, inputs) of characters."""
         hidden = self.characters(x.long()) + self.positions.weight
-        # Only the last character's vector is read out, so only that one attends to the others.
-        last = hidden[:, -1]
-        last = last + self.attention(self.norm_attention(hidden))
-        return self.out(last + self.perceptron(last))
+        # Only the vector of the last character is read out, so only it attends to the others.
+        last = hidden[:, -1] + self.attention(self.norm(hidden))
+        scores: Tensor = self.out(last + self.perceptron(last))
+        return scores
 
     def attention(self, hidden: Tensor) -> Tensor:
-        """What the last of the vectors (B, inputs, width) gathers from all of them: (B, width)."""
-        query = self.query(hidden[:, -1]).unflatten(-1, (self.heads, -1))
-        key, value = self.key_value(hidden).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        scores = (query.unsqueeze(1) * key).sum(-1) / query.shape[-1] ** 0.5
-        weights = torch.softmax(scores, dim=1)
-        return self.project((weights.unsqueeze(-1) * value).sum(1).flatten(-2))
+        """What the last of the vectors (B, inputs, WIDTH) gathers from all of them: (B, WIDTH)."""
+        query = self.query(hidden[:, -1:]).unflatten(-1, (HEADS, -1))
+        key, value = self.key_value(hidden).unflatten(-1, (2, HEADS, -1)).unbind(-3)
+        weights = ((query * key).sum(-1) / query.shape[-1] ** 0.5).softmax(dim=1)
+        gathered: Tensor = self.project((weights.unsqueeze(-1) * value).sum(1).flatten(-2))
+        return gathered
 
 
 create = Transformer

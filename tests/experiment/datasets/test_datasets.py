@@ -170,7 +170,7 @@ def test_an_unknown_data_set_is_refused() -> None:
     (line,) = str(refused.value).splitlines()
     assert line == (
         "params.yaml: data.name = 'nobody'; allowed: a module in stages/experiment/datasets: "
-        "digits, mnist1d, text"
+        "digits, mnist1d, modular, text"
     )
 
 
