@@ -190,7 +190,7 @@ def test_a_full_disk_is_reported(project: Project, stage: str) -> None:
 
     failed = project.shell(command, check=False)
 
-    one_line(failed, {"fetch_data": "data/", "plot": "plots/"}.get(stage, ".scratch/"))
+    one_line(failed, {"fetch_data": "data/", "plot": "plots/"}.get(stage, "models/"))
     assert project.read() == before
     assert list(project.folder.rglob("*.part")) == []
 
@@ -222,7 +222,7 @@ def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str,
     one_line(failed, "models/")
     assert why in failed.stderr
     # What was computed is kept for the next run.
-    assert kept(project, "final_train_adam")
+    assert kept(project)
 
 
 def test_a_file_in_the_way_of_a_folder_is_reported(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""The code that determines a result: the modules that this process has loaded, but for installed ones.
+"""The code that determines a result: the loaded modules, except those of installed packages.
 
 dvc.yaml lists the folders and files that a stage may load; a test runs each stage with nothing
 else. The loaded modules determine which finished tasks may be reused, and are watched for edits.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from experiment.stage import versions
 from experiment.stage.errors import changed
 
 ROOT = Path(__file__).parents[2]
+_LIBRARY = sysconfig.get_path("stdlib")
 # The project's sources, read before most of them are loaded: this process does not run later edits.
 _SOURCES = {path: path.read_bytes() for path in ROOT.rglob("*.py")}
 
@@ -30,22 +32,15 @@ def loaded() -> tuple[str, ...]:
     """
     modules = {name: module for name, module in sys.modules.copy().items() if name != "__main__"}
     files = {getattr(module, "__file__", None) or "" for module in modules.values()}
-    paths = {
-        path for file in files if (path := Path(file)).suffix == ".py" and not _installed(path)
-    }
-    for path in paths:
-        _source(path)
-    return tuple(
-        sorted(
-            path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
-            for path in paths
-        )
-    )
+    own = [file for file in files if file.endswith(".py") and not _installed(file)]
+    for file in own:
+        _source(Path(file))
+    return tuple(sorted(Path(file.removeprefix(f"{ROOT}{os.sep}")).as_posix() for file in own))
 
 
-def _installed(path: Path) -> bool:
-    library = path.is_relative_to(sysconfig.get_path("stdlib"))
-    return library or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+def _installed(file: str) -> bool:
+    # Some modules of torch name a file without its folder.
+    return file.startswith(_LIBRARY) or "-packages" in file or not Path(file).is_absolute()
 
 
 def _source(path: Path) -> bytes:

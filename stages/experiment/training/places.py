@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -38,7 +39,7 @@ class Processes:
         # A forked worker starts with all modules loaded, which saves seconds. Forking is safe
         # because this process has a single thread; outside Linux, system libraries may start more.
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self._workers = {}
+        self._workers: dict[Any, Any] = {}
         for _ in range(count):
             here, there = context.Pipe()
             worker = context.Process(target=_serve, args=(there, data), daemon=True)
@@ -51,15 +52,16 @@ class Processes:
     ) -> Iterator[tuple[int, Packed]]:
         """Hand a task to each free process; raise UserError if a process is lost."""
         waiting = iter(tasks.items())
-        free: list[Connection] = list(self._workers)
-        running: dict[Connection, int] = {}
+        free = list(self._workers)
+        running: dict[Any, int] = {}
         while True:
             for worker, (position, task) in zip(free, waiting, strict=False):
                 self._exchange(worker.send, (compute, task))
                 running[worker] = position
             if not running:
                 return
-            free = [worker for worker in wait(list(running)) if isinstance(worker, Connection)]
+            ready = wait(list(running))
+            free = [worker for worker in running if worker in ready]
             for worker in free:
                 answer = self._exchange(worker.recv)
                 if isinstance(answer, BaseException):
@@ -92,18 +94,10 @@ def _serve(connection: Connection, data: object) -> None:
             compute, task = connection.recv()
             try:
                 connection.send(compute(data, task))
-            except Exception as error:
-                connection.send(_sendable(error))
-
-
-def _sendable(error: Exception) -> Exception:
-    text = "".join(traceback.format_exception(error))
-    error.add_note(f"in a worker process:\n{text}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(text)
-    return error
+            except UserError as error:
+                connection.send(error)
+            except Exception:  # not every exception can be sent
+                connection.send(RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
 
 
 def _follow_parent() -> None:
@@ -158,7 +152,9 @@ class Cluster:
             for _, (position, task) in zip(
                 range(max(1, 2 * threads) - len(positions)), waiting, strict=False
             ):
-                future = self._client.submit(compute, self._data, task, pure=False)
+                # As bytes, which the scheduler does not open: it has none of this code.
+                call = pickle.dumps(partial(compute, self._data, task))
+                future = self._client.submit(lambda call: pickle.loads(call)(), call, pure=False)
                 positions[future] = position
                 running.add(future)
             if not positions:

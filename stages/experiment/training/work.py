@@ -116,10 +116,11 @@ class Work(Generic[Data]):
         missing = {i: task for i, task in enumerate(tasks) if i not in results}
         modules = code.loaded()
         compute = _Compute(function, modules, code.digest(modules))
-        if self._others is None:
-            found = ((i, compute(self._data, task)) for i, task in missing.items())
-        else:
-            found = self._others.results(compute, missing)
+        found = (
+            self._others.results(compute, missing)
+            if self._others is not None
+            else ((i, compute(self._data, task)) for i, task in missing.items())
+        )
         for i, (digest, content) in found:
             self._kept.write(keys[i], digest, content)
             _, results[i] = kept.unpacked(content)
