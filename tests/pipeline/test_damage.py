@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from processes import Run, forget, forget_runs, kept, mend, needs_posix, same_results
+from processes import Run, forget, forget_runs, forget_tasks, kept, mend, needs_posix, same_results
 from project import Project, set_params
 
 
@@ -184,6 +184,7 @@ def test_a_hand_edited_best_is_refused(project: Project, best: str) -> None:
 @pytest.mark.parametrize("stage", ["fetch_data", "final_train@lrg_adam", "plot"])
 def test_a_full_disk_is_reported(project: Project, stage: str) -> None:
     needs_posix()
+    forget_tasks(project)
     before = project.read()
     # No file may grow beyond a block or two: to a program that is a full disk.
     command = f"ulimit -f 2; {project.stages()[stage]['cmd']}"
@@ -214,6 +215,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str, why: str) -> None:
     folder = project.folder / "models"
     command = project.stages()["final_train@adam"]["cmd"]
+    forget_tasks(project)
     with mounted(folder, options):
         if options != "ro":
             (folder / "ballast").write_bytes(b"0" * 4096)
@@ -256,6 +258,7 @@ def test_a_dependency_deleted_while_a_stage_runs_is_named(
 def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
     project: Project, edited: str
 ) -> None:
+    forget_tasks(project)
     # Trials enough for the edit to come before the last of them.
     set_params(project.folder / "params.yaml", {"seed": 1, "tune.trials": 60})
     run = Run.dvc(project, "repro", "tune_adam")
@@ -274,6 +277,7 @@ def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
 
 @pytest.mark.slow
 def test_an_edit_of_what_a_stage_does_not_read_does_not_stop_it(project: Project) -> None:
+    forget_tasks(project)
     set_params(project.folder / "params.yaml", {"seed": 1})
     run = Run.dvc(project, "repro", "tune_adam")
     run.until(lambda: kept(project))

@@ -14,6 +14,7 @@ import pytest
 from processes import (
     Run,
     forget,
+    forget_tasks,
     go_back,
     goes_on,
     kept,
@@ -51,6 +52,39 @@ def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project, 
     goes_on(project, stage, done)
 
     assert same_results(project, finished)
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        pytest.param("tune_lrg_adam", {"tune.trials": 4}, marks=pytest.mark.slow),
+        ("final_train@adam", {"final_train.replicates": 9}),
+    ],
+)
+def test_more_of_the_same_computes_the_rest_alone(
+    project: Project, stage: str, more: dict[str, object]
+) -> None:
+    forget_tasks(project)
+    params, command = project.folder / "params.yaml", project.stages()[stage]["cmd"]
+    before = params.read_text()
+    project.shell(command)
+    first, done = project.read(), kept(project)
+
+    set_params(params, more)
+    project.shell(command)
+    second = project.read()
+
+    assert done.items() < kept(project).items()
+    assert len(kept(project)) == len(done) + 1
+    params.write_text(before)
+    project.shell(command)
+    assert project.read() == first
+    assert len(kept(project)) == len(done) + 1
+    # The same as from nothing.
+    forget_tasks(project)
+    set_params(params, more)
+    project.shell(command)
+    assert project.read() == second
 
 
 @pytest.mark.slow

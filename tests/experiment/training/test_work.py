@@ -189,6 +189,48 @@ def test_processes_give_the_same_results(monkeypatch: pytest.MonkeyPatch) -> Non
     assert multiprocessing.active_children() == []
 
 
+def many(data: Dataset, task: Task) -> Result:
+    return {str(i): torch.full((1000,), float(task.number)) for i in range(11)}
+
+
+LIMITED = """
+import os
+from test_work import DATA, Task, Work, many
+os.environ["EXPERIMENT_WORKERS"] = "2"
+with Work("stage", DATA, device="cpu", total=100, unit="task") as work:
+    results = work.run(many, [Task(number) for number in range(100)])
+print(int(sum(tensor.sum() for result in results for tensor in result.values())))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux")
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "ulimit -n 64",
+        "export TMPDIR=$PWD/{long}; mkdir $TMPDIR",
+        "mount -t tmpfs -o ro none /dev/shm",
+        "mount -t tmpfs -o size=64k none /dev/shm",
+    ],
+)
+def test_processes_need_no_descriptors_and_no_shared_memory(limit: str) -> None:
+    alone = ["unshare", "--mount"] if limit.startswith("mount") else []
+    if alone and subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    path = [ROOT / "stages", Path(__file__).parent, ROOT / "tests/pipeline"]
+
+    done = subprocess.run(
+        [*alone, "sh", "-c", f'{limit.format(long="t" * 100)} && exec "$0" "$@"']
+        + [sys.executable, "-c", f"import experiment\n{LIMITED}"],
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout == f"{sum(range(100)) * 11 * 1000}\n", done.stderr
+
+
 def fail(data: Dataset, task: Task) -> Result:
     match task.number:
         case 1:
