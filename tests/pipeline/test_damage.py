@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from processes import Run, forget, forget_runs, forget_tasks, kept, mend, needs_posix, same_results
+from processes import Run, forget, forget_tasks, kept, mend, needs_posix, same_results
 from project import Project, set_params
 
 
@@ -93,23 +93,6 @@ def test_one_command_mends_what_dvc_was_killed_at_writing(
     # What the record lacks is known from the run itself.
     assert project.ran("repro") == []
     assert same_results(project, finished)
-
-
-@pytest.mark.slow
-def test_a_record_that_ends_early_and_still_reads_is_made_whole(
-    project: Project, finished: Project
-) -> None:
-    lock = project.folder / "dvc.lock"
-    content = lock.read_text()
-    *_, last = yaml.safe_load(content)["stages"]
-    lock.write_text(content[: content.index(f"\n  {last}:") + 1])
-    elsewhere = project.copy(project.folder.with_name("elsewhere"))
-    forget_runs(elsewhere)
-
-    assert project.ran("repro") == []
-    assert elsewhere.ran("repro") == [last]
-    assert same_results(project, finished)
-    assert same_results(elsewhere, finished)
 
 
 INPUTS = [
@@ -227,32 +210,6 @@ def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str,
     assert kept(project)
 
 
-def test_a_file_in_the_way_of_a_folder_is_reported(project: Project) -> None:
-    (project.folder / "plots").rename(project.folder / "elsewhere")
-    (project.folder / "plots").touch()
-
-    failed = project.shell(project.stages()["plot"]["cmd"], check=False)
-
-    one_line(failed, "plots")
-
-
-@pytest.mark.slow
-def test_a_dependency_deleted_while_a_stage_runs_is_named(
-    project: Project, finished: Project
-) -> None:
-    forget(project, "tune_adam")
-    run = Run.dvc(project, "repro", "tune_adam")
-    run.until(lambda: "> python" in run.output)
-    (project.folder / "data/mnist1d.npz").unlink()
-
-    if run.wait() != 0:
-        assert "data/mnist1d.npz" in run.output
-        assert "Traceback" not in run.output
-
-    project.dvc("repro")
-    assert same_results(project, finished)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("edited", ["params.yaml", "stages/experiment/stage/randomness.py"])
 def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
@@ -273,18 +230,6 @@ def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
     assert f"{edited}: changed while the stage ran; run `dvc repro` again" in run.output
     assert "Traceback" not in run.output
     assert project.ran("repro", "tune_adam")[-1] == "tune_adam"
-
-
-@pytest.mark.slow
-def test_an_edit_of_what_a_stage_does_not_read_does_not_stop_it(project: Project) -> None:
-    forget_tasks(project)
-    set_params(project.folder / "params.yaml", {"seed": 1})
-    run = Run.dvc(project, "repro", "tune_adam")
-    run.until(lambda: kept(project))
-    (project.folder / "stages/compare.py").write_text("# an edit\n")
-    (project.folder / "stages/experiment/networks/of_my_own.py").write_text("# a new one\n")
-
-    assert run.wait() == 0, run.output
 
 
 @pytest.mark.slow

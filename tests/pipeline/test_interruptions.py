@@ -88,42 +88,6 @@ def test_more_of_the_same_computes_the_rest_alone(
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_dvc_knows_of_its_results_is_made_good(
-    project: Project, finished: Project
-) -> None:
-    output = project.folder / "metrics/tune_adam.json"
-    forget(project, "tune_adam")
-    run = Run.dvc(project, "repro", "tune_adam")
-    run.until(output.exists)
-    run.signal(signal.SIGKILL)
-    run.wait()
-
-    project.dvc("repro", "tune_adam")
-
-    assert same_results(project, finished)
-
-
-@pytest.mark.slow
-def test_a_run_killed_while_dvc_writes_its_record_computes_nothing_again(
-    project: Project, finished: Project
-) -> None:
-    lock = project.folder / "dvc.lock"
-    forget(project, "tune_adam")
-    size = lock.stat().st_size
-    run = Run.dvc(project, "repro", "tune_adam")
-    run.until(lambda: lock.stat().st_size < size / 2)
-    run.signal(signal.SIGKILL)
-    run.wait()
-
-    failed = project.dvc("repro", check=False)
-    assert failed.returncode != 0
-    mend(project, failed.stderr)
-
-    assert project.ran("repro") == []
-    assert same_results(project, finished)
-
-
-@pytest.mark.slow
 def test_workers_end_with_their_stage(project: Project) -> None:
     set_params(project.folder / "params.yaml", LONG)
     run = Run.dvc(project, "repro", "final_train@adam", "-s", EXPERIMENT_WORKERS="2")

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,16 +60,20 @@ class Kept:
         identity = f"{self._data} {function.__module__}.{function.__qualname__} {task!r}"
         return hashlib.sha256(identity.encode()).hexdigest()
 
-    def read(self, key: str) -> Result | None:
-        """The result that the present code computed; None if it is not kept or is damaged."""
-        for path in FOLDER.glob(f"{key}.*"):
+    def read(self, keys: Sequence[str]) -> dict[int, Result]:
+        """The results that the present code computed and that are whole, by positions of keys."""
+        positions = {key: position for position, key in enumerate(keys)}
+        found = {}
+        for path in FOLDER.glob("[!.]*"):
+            key, _, digest = path.name.partition(".")
+            if key not in positions:
+                continue
             with suppress(Exception):  # another run may drop it; a damaged file raises many types
                 modules, result = unpacked(path.read_bytes())
-                if path.name == f"{key}.{code.digest(modules)}":
-                    with suppress(OSError):
-                        os.utime(path)
-                    return result
-        return None
+                if code.digest(modules) == digest:
+                    found[positions[key]] = result
+                    os.utime(path)
+        return found
 
     def write(self, key: str, digest: str, content: bytes) -> None:
         """Keep a result; say once if that is impossible."""

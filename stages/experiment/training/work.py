@@ -111,7 +111,7 @@ class Work(Generic[Data]):
 
         """
         keys = [self._kept.key(function, task) for task in tasks]
-        results = {i: read for i, key in enumerate(keys) if (read := self._kept.read(key))}
+        results = self._kept.read(keys)
         self._bar.update(len(results))
         missing = {i: task for i, task in enumerate(tasks) if i not in results}
         modules = code.loaded()
