@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import forget_tasks
 from project import ENVIRONMENT, ROOT, STUDIES, Project, copy_repository, stage_outputs
 
 from experiment.stage.environment import INSTRUCTIONS
@@ -61,7 +62,8 @@ def test_a_cold_run_in_another_clone_and_environment_gives_the_same_bytes(
 
 
 def again(project: Project, stage: str, **environment: str) -> dict[str, bytes]:
-    """The outputs of a stage that is run again by hand."""
+    """The outputs of a stage that is computed again by hand."""
+    forget_tasks(project)
     for output in stage_outputs(project.stages()[stage]):
         (project.folder / output).unlink()
     project.shell(project.stages()[stage]["cmd"], **environment)

@@ -20,7 +20,8 @@ from experiment.stage.environment import INSTRUCTIONS
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
 from experiment.training.loop import Group, RunConfig, train_group
-from experiment.training.work import Work, workers
+from experiment.training.places import workers
+from experiment.training.work import Work
 
 
 def plain_loop(file: Path, setting: RunConfig) -> float:
@@ -66,9 +67,10 @@ def main(*arguments: str) -> None:
         for number in range(rounds):
             for optimizer in ("adam", "lrg_adam"):
                 best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
-                # Each round has its own purpose: a repeated group would be read, not trained.
+                # Each round of each run has its own purpose: a repeated group would be read, not
+                # trained.
                 setting = replace(
-                    RunConfig.of(params, optimizer, best, purpose=f"throughput {number}"),
+                    RunConfig.of(params, optimizer, best, purpose=f"throughput {time.time_ns()}"),
                     epochs=options.epochs,
                     device="cpu",
                 )

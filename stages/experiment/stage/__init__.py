@@ -45,6 +45,7 @@ def stage(name: str) -> Iterator[None]:
     sys.excepthook = _uncaught
     try:
         with files.unchanged(), code.unchanged():
+            environment.prove()
             versions.check(name)
             yield
     except UserError as error:

@@ -1,11 +1,17 @@
 """Settings that fix the arithmetic: one thread, and the same instructions on every processor.
 
-Torch, NumPy and their libraries read them when they load.
+Torch, NumPy and their libraries read them when they load. A process that loads one of them earlier
+may compute with other instructions, so what computes a result calls `prove`.
 """
 
 import os
 import platform
 import sys
+from collections.abc import Iterator
+
+from threadpoolctl import threadpool_info
+
+from experiment.stage.errors import UserError
 
 # The number of threads decides the order of sums. One per process; work is split over processes.
 THREADS = {
@@ -39,6 +45,41 @@ def instructions(machine: str) -> dict[str, str]:
 INSTRUCTIONS = instructions(platform.machine())
 ARITHMETIC = THREADS | INSTRUCTIONS
 
-if "torch" in sys.modules and not ARITHMETIC.items() <= os.environ.items():
-    raise ImportError("import experiment before torch: it fixes torch's arithmetic")
 os.environ.update(ARITHMETIC)
+
+
+def prove() -> None:
+    """Raise UserError if a loaded library computes with other threads or instructions."""
+    if found := ", ".join(_differences()):
+        raise UserError(
+            f"this process computes with {found}: a library was loaded before the settings, or "
+            "changed since; allowed: `import experiment` first of all, a Dask worker started with "
+            "--preload-nanny experiment, no change of the threads"
+        )
+
+
+def restart() -> None:
+    """Start this process again, once, if it began with a library loaded, as by sitecustomize."""
+    # Windows cannot replace a process; the stage then ends with the line of `prove`.
+    if os.name == "posix" and "restarted" not in sys._xoptions and any(_differences()):
+        os.execv(sys.executable, [sys.executable, "-X", "restarted", *sys.orig_argv[1:]])
+
+
+def _differences() -> Iterator[str]:
+    for library in threadpool_info():
+        if library["num_threads"] != 1:
+            yield f"{library['num_threads']} threads of {library['prefix']}"
+        core, wanted = library.get("architecture"), INSTRUCTIONS.get("OPENBLAS_CORETYPE")
+        if core and wanted and core.lower() != wanted.lower():
+            yield f"OpenBLAS for {core}, not {wanted}"
+    if numpy := sys.modules.get("numpy"):
+        features = numpy._core._multiarray_umath.__cpu_features__
+        for name in INSTRUCTIONS.get("NPY_DISABLE_CPU_FEATURES", "").split():
+            if features.get(name):
+                yield f"NumPy for {name}"
+    if torch := sys.modules.get("torch"):
+        if torch.get_num_threads() != 1:
+            yield f"{torch.get_num_threads()} threads of torch"
+        capability = torch.backends.cpu.get_cpu_capability()
+        if INSTRUCTIONS["ATEN_CPU_CAPABILITY"] not in (capability.lower(), "default"):
+            yield f"torch for {capability}"

@@ -1,1 +1,5 @@
 """Training: networks and optimizers for many replicates at once, the search, worker processes."""
+
+from experiment.stage import environment
+
+environment.prove()

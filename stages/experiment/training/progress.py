@@ -1,7 +1,8 @@
-"""Progress bars for long work on a terminal; silent anywhere else."""
+"""Progress of long work: a bar on a terminal, a line a minute anywhere else."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -12,13 +13,24 @@ T = TypeVar("T")
 # No monitor thread: a process that forks workers must have a single thread.
 tqdm.monitor_interval = 0
 
-# The line of the terminal that this process writes to; each worker gets its own.
-line = 0
+# Whether this process shows any; workers do not, since their parent does.
+shown = True
+INTERVAL = 60  # seconds between two lines
+
+
+class _Lines(tqdm):  # type: ignore[misc]
+    """Progress that a log can hold; `gui` tells tqdm that it writes nothing itself."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(
+            *arguments, gui=True, mininterval=INTERVAL, delay=INTERVAL, miniters=1, **options
+        )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
+        print(self, file=sys.stderr, flush=True)
 
 
 def bar(steps: Iterable[T] | None = None, **options: Any) -> tqdm[T]:  # noqa: ANN401 - tqdm's own
-    """A progress bar over `steps`, or one updated by hand; shown only if stderr is a terminal.
-
-    `options` are those of tqdm (`total`, `desc`, `unit`).
-    """
-    return tqdm(steps, position=line, leave=False, dynamic_ncols=True, disable=None, **options)
+    """Progress over `steps`, or updated by hand; `options` are tqdm's `total`, `desc`, `unit`."""
+    kind = tqdm if sys.stderr.isatty() else _Lines
+    return kind(steps, leave=False, dynamic_ncols=True, disable=not shown, **options)

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from project import ENVIRONMENT, ROOT
@@ -25,26 +26,28 @@ print(json.dumps(dict(os.environ)))
 """
 
 
-def loaded(machine: str) -> tuple[dict[str, str], str]:
-    """The environment in which the libraries are loaded, and what they say on stderr."""
+def python(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python here as a user does, without the settings that this process has."""
     free = {name: text for name, text in ENVIRONMENT.items() if name not in environment.ARITHMETIC}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LOADED.format(machine=machine)],
-        env=free | {"PYTHONPATH": str(ROOT / "stages")},
-        check=True,
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=free | {"PYTHONPATH": os.pathsep.join([path, str(ROOT / "stages")])},
         capture_output=True,
         text=True,
     )
+
+
+def loaded(machine: str) -> tuple[dict[str, str], str]:
+    """The environment in which the libraries are loaded, and what they say on stderr."""
+    done = python("-W", "error", "-c", LOADED.format(machine=machine))
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 
-def test_this_process_has_the_settings() -> None:
-    assert environment.ARITHMETIC.items() <= os.environ.items()
-
-
 def test_this_machine_takes_its_settings_without_a_warning() -> None:
-    environment, said = loaded(platform.machine())
-    assert environment.ARITHMETIC.items() <= environment.items()
+    found, said = loaded(platform.machine())
+    assert environment.ARITHMETIC.items() <= found.items()
     assert not re.search("warn|invalid|unknown", said, re.IGNORECASE), said
 
 
@@ -55,8 +58,63 @@ def test_an_architecture_has_one_setting_by_any_name(names: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
 def test_another_architecture_is_not_told_instructions_of_x86(machine: str) -> None:
-    environment, _ = loaded(machine)
+    found, _ = loaded(machine)
     told = environment.instructions(machine)
-    assert (environment.THREADS | told).items() <= environment.items()
-    assert not (environment.instructions("x86_64").keys() - told.keys()) & environment.keys()
+    assert (environment.THREADS | told).items() <= found.items()
+    assert not (environment.instructions("x86_64").keys() - told.keys()) & found.keys()
     assert not {"avx2", "haswell"} & {text.lower() for text in told.values()}
+
+
+# A stage that proves its arithmetic and says in which process.
+STAGE = """
+import os
+def main():
+    import numpy, torch
+    from experiment.stage import environment
+    environment.prove()
+    print("proved")
+"""
+OTHER_THREADS = "import os, torch; os.environ['OMP_NUM_THREADS'] = '2'; torch.set_num_threads(2)"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process cannot replace itself")
+@pytest.mark.parametrize("first", ["import numpy", "import scipy.linalg", "import torch"])
+def test_a_stage_that_begins_with_a_library_loaded_computes_as_any_other(
+    first: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(first)
+    (tmp_path / "a_stage.py").write_text(STAGE)
+
+    done = python("stages", "a_stage", path=str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (0, "proved\n"), done.stderr
+
+
+@pytest.mark.parametrize("stage", ["check_params", "compare", "tune"])
+def test_a_stage_that_cannot_be_right_is_refused_in_one_line(stage: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER_THREADS)
+
+    done = python("stages", stage, path=str(tmp_path))
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: this process computes with 2 threads of ")
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "import numpy",
+        "import scipy.linalg",
+        "import torch; torch.ones(3).exp()",
+        "import experiment, torch; torch.set_num_threads(2)",
+    ],
+)
+def test_a_notebook_with_other_arithmetic_is_refused(begin: str) -> None:
+    if (os.cpu_count() or 1) == 1 and "torch" in begin:
+        pytest.skip("this machine has one thread anyhow")
+
+    done = python("-c", f"{begin}\nimport experiment.training.loop")
+
+    assert done.returncode != 0
+    assert "UserError: this process computes with " in done.stderr.splitlines()[-1]

@@ -1,0 +1,187 @@
+"""Other processes that compute tasks: on this machine, or the workers of a Dask cluster.
+
+A result travels as bytes through a pipe or a socket, never as shared memory or file descriptors,
+of which there may be few. A task is handed out when a process is free for it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from experiment.stage.errors import UserError
+from experiment.training import progress
+
+SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
+PATIENCE = 10  # seconds to wait for a scheduler
+MOST_ON_WINDOWS = 61  # processes; Windows cannot wait for more
+
+# What every process calls with the data and a task, and what it returns of a result.
+Packed = tuple[str, bytes]
+Compute = Callable[[Any, Any], Packed]
+
+
+class Processes:
+    """Processes of one thread each on this machine."""
+
+    def __init__(self, count: int, data: object) -> None:
+        # A forked worker starts with all modules loaded, which saves seconds. Forking is safe
+        # because this process has a single thread; outside Linux, system libraries may start more.
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._workers: dict[Any, Any] = {}
+        for _ in range(count):
+            here, there = context.Pipe()
+            worker = context.Process(target=_serve, args=(there, data), daemon=True)
+            worker.start()
+            there.close()
+            self._workers[here] = worker
+
+    def results(
+        self, compute: Compute, tasks: Mapping[int, object]
+    ) -> Iterator[tuple[int, Packed]]:
+        """Hand a task to each free process; raise UserError if a process is lost."""
+        waiting = iter(tasks.items())
+        free = list(self._workers)
+        running: dict[Any, int] = {}
+        while True:
+            for worker, (position, task) in zip(free, waiting, strict=False):
+                self._exchange(worker.send, (compute, task))
+                running[worker] = position
+            if not running:
+                return
+            ready = wait(list(running))
+            free = [worker for worker in running if worker in ready]
+            for worker in free:
+                answer = self._exchange(worker.recv)
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield running.pop(worker), answer
+
+    def close(self) -> None:
+        """Kill the processes."""
+        for connection, worker in self._workers.items():
+            worker.kill()
+            worker.join()
+            connection.close()
+
+    @staticmethod
+    def _exchange(way: Any, *message: object) -> Any:  # noqa: ANN401 - what the task returns
+        try:
+            return way(*message)
+        except (EOFError, ConnectionError):
+            raise _lost() from None
+
+
+def _serve(connection: Connection, data: object) -> None:
+    """Compute what comes through a connection, until it is closed."""
+    # Ctrl-C reaches the whole process group: the parent reports it, a worker just exits.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    progress.shown = False
+    with suppress(EOFError):
+        while True:
+            compute, task = connection.recv()
+            try:
+                connection.send(compute(data, task))
+            except UserError as error:
+                connection.send(error)
+            except Exception:  # not every exception can be sent
+                connection.send(RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
+
+
+def _follow_parent() -> None:
+    # Otherwise a worker would finish its task after its parent is killed.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Cluster:
+    """The workers of a Dask scheduler.
+
+    Each task carries the data, so no worker holds the only copy. Dask itself gives the tasks of a
+    lost worker to another, three times at most.
+
+    Args:
+        address: of the scheduler.
+        data: what the tasks read.
+
+    """
+
+    def __init__(self, address: str, data: object) -> None:
+        try:
+            from distributed import Client
+        except ModuleNotFoundError:
+            raise UserError(
+                f"{SCHEDULER} = {address!r}, but Dask is not installed: "
+                'pip install -c constraints.txt -e ".[pipeline,cluster]"'
+            ) from None
+        try:
+            self._client = Client(address, timeout=PATIENCE)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:  # last two: no certificate
+            raise UserError(
+                f"{SCHEDULER} = {address!r}; allowed: where a Dask scheduler answers, such as "
+                "tcp://127.0.0.1:8786, to this machine's certificate if it asks for one; unset, "
+                f"the work stays on this machine ({' '.join(str(error).split())})"
+            ) from None
+        self._data = data
+
+    def results(
+        self, compute: Compute, tasks: Mapping[int, object]
+    ) -> Iterator[tuple[int, Packed]]:
+        """Hand out two tasks for each thread of the cluster; raise UserError if one is lost."""
+        from distributed import KilledWorker, as_completed
+
+        waiting = iter(tasks.items())
+        positions: dict[Any, int] = {}
+        running = as_completed()
+        while True:
+            threads = sum(self._client.nthreads().values())
+            for _, (position, task) in zip(
+                range(max(1, 2 * threads) - len(positions)), waiting, strict=False
+            ):
+                # As bytes, which the scheduler does not open: it has none of this code.
+                call = pickle.dumps(partial(compute, self._data, task))
+                future = self._client.submit(lambda call: pickle.loads(call)(), call, pure=False)
+                positions[future] = position
+                running.add(future)
+            if not positions:
+                return
+            future = next(running)
+            try:
+                yield positions.pop(future), future.result()
+            except (KilledWorker, CancelledError):
+                raise _lost() from None
+
+    def close(self) -> None:
+        """Leave the cluster, which forgets the tasks."""
+        self._client.close()
+
+
+def _lost() -> UserError:
+    return UserError("a worker process was killed; `dvc repro` goes on from the finished tasks")
+
+
+def workers() -> int:
+    """Number of processes: EXPERIMENT_WORKERS, or one per core; at most what Windows allows."""
+    asked = os.environ.get("EXPERIMENT_WORKERS")
+    if asked is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+        count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    elif not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"EXPERIMENT_WORKERS = {asked!r}; allowed: a whole number of at least 1")
+    else:
+        count = int(asked)
+    return min(count, MOST_ON_WINDOWS) if sys.platform == "win32" else count
