@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from experiment.stage.schema import SearchInterval, Whole, whole
-
 # The hyperparameters that its searches found, and that it trained with.
 REPORTED: dict[str, dict[str, Any]] = {
     "adam": {"lr": 0.0059},
@@ -14,10 +12,3 @@ OUTCOMES = {
     "best_loss_nats": "validation loss, best epoch",
     "last_accuracy_share": "validation accuracy, last epoch",
 }
-
-
-class RankInterval(SearchInterval):
-    """Search interval of the rank, ends included."""
-
-    low: Whole = whole(1, 100_000)
-    high: Whole = whole(1, 100_000)

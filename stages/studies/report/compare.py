@@ -14,7 +14,7 @@ from experiment.report.measures import MEASURES
 from experiment.stage import files
 from experiment.stage.params import read_params
 from studies.report.tables import comparisons, of_measure
-from studies.training.arms import STUDIES, Arms, read_arms, read_own
+from studies.training.arms import Arms, read_arms, read_own
 
 
 def draw(known: Arms, table: pd.DataFrame, margin_share: float) -> Figure:
@@ -73,9 +73,10 @@ def _row_labels(known: Arms, table: pd.DataFrame, several: bool) -> list[str]:
 def main(study: str) -> None:
     """Write metrics/studies/<study>.csv and plots/studies/<study>.png (`own` for a user study)."""
     params = read_params()
-    published = study in STUDIES
-    folder = "studies" if published else "own"
-    known = read_arms() if published else read_arms() | read_own()
+    known = read_arms()
+    folder = "studies" if study in {arm.study for arm in known.values()} else "own"
+    if folder == "own":
+        known |= read_own()
     table = comparisons(params, study, known)
     files.write_csv(Path(f"metrics/{folder}/{study}.csv"), table)
     figure = draw(known, table, params.compare.margin)

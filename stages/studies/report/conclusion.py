@@ -13,16 +13,14 @@ from experiment.stage import files
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data, Params, read_params
 from studies.report.tables import compare, looks, outcomes
-from studies.training import shared
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
     PUBLISHED,
-    STUDIES,
+    ArmConfig,
     Arms,
-    ArmTraining,
-    data_of,
     read_arms,
+    read_data_sets,
     trajectories,
     tuned,
 )
@@ -75,9 +73,9 @@ def state(holds: bool, refuted: bool) -> str:
     return "holds" if holds else "refuted" if refuted else "not shown"
 
 
-def is_less_noisy(arm: ArmTraining, adam: ArmTraining, common: Data) -> bool:
+def is_less_noisy(arm: ArmConfig, adam: ArmConfig, data_sets: dict[str, Data]) -> bool:
     """Whether an arm is Adam with less batch or label noise, and otherwise the same."""
-    data, adams = (data_of(common, one.data, "data") for one in (arm, adam))
+    data, adams = (data_sets[one.data] for one in (arm, adam))
     same = ("optimizer", "hyperparameters", "model")
     return (
         all(getattr(arm, name) == getattr(adam, name) for name in same)
@@ -91,8 +89,8 @@ def is_less_noisy(arm: ArmTraining, adam: ArmTraining, common: Data) -> bool:
 def noise_hurts(arms: Arms, setting: Setting) -> Evidence:
     """Compare Adam with less noise to Adam, each at its best learning rate."""
     table = against(setting.noise, setting.baseline)
-    adam, common = arms[setting.baseline].train, shared.read().data
-    less = table[[is_less_noisy(arms[arm].train, adam, common) for arm in table.index]]
+    adam, data_sets = arms[setting.baseline].train, read_data_sets()
+    less = table[[is_less_noisy(arms[arm].train, adam, data_sets) for arm in table.index]]
     if less.empty:
         raise UserError(
             f"{PUBLISHED}: {setting.noise}; allowed: with an arm of adam against "
@@ -237,7 +235,11 @@ def main() -> None:
         **argument(params, arms, MAIN),
         "with_flipped_labels": argument(params, arms, FLIPPED_LABELS),
         "lr_on_boundary": sorted(arm for arm in arms if tuned(arm)["on_boundary"]),
-        **{study: verdicts(study) for study in STUDIES if study != MAIN.ranks},
+        **{
+            study: verdicts(study)
+            for study in dict.fromkeys(arm.study for arm in arms.values())
+            if study != MAIN.ranks
+        },
         "search_budget": {
             trials: {
                 name: row[name]

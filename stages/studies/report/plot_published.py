@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from experiment.report.figures import OPTIMIZERS, panels, plain_ticks
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from studies.published.reported import OUTCOMES, REPORTED, RankInterval
-from studies.training.words import parse
+from studies.published.reported import OUTCOMES, REPORTED
+from studies.training.arms import SETTINGS, ProtocolConfig
 
 TEXT = ("data", "hyperparameters")
 
@@ -97,8 +97,8 @@ def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
     return figure
 
 
-def main(*words: str) -> None:
-    """Write plots/studies/published.png; the words are the ranks searched: --low 2 --high 20."""
-    searched = parse(RankInterval, words, "published.rank: ")
+def main() -> None:
+    """Write plots/studies/published.png."""
+    searched = ProtocolConfig.model_validate(files.read_json(SETTINGS / "published.json")).rank
     table = files.read_csv(Path("metrics/studies/published.csv"), *TEXT, other=TEXT)
     files.write_figure(Path("plots/studies/published.png"), draw(table, searched.high))
