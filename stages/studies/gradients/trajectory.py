@@ -22,7 +22,7 @@ from experiment.stage.randomness import stream
 from experiment.stage.schema import Ascending, Section, Whole, whole
 from experiment.training.loop import RunConfig
 from experiment.training.work import Work, merged, spans
-from studies.gradients.look import Look, Samples, look, noise_energy
+from studies.gradients.analysis import GradientTask, Samples, analyse, noise_energy
 from studies.training import shared
 from studies.training.arm import read_data
 from studies.training.arms import as_list, data_of, tuned
@@ -33,16 +33,11 @@ NULL_DRAWS = 50
 UNITS = {
     "energy": "share",
     "energy_permuted": "share",
-    "raw_cosine_train": "cosine",
     "raw_cosine_fresh": "cosine",
     "cosine_train": "cosine",
     "cosine_fresh": "cosine",
     "cosine_permuted": "cosine",
-    "retention_train": "share",
     "retention_fresh": "share",
-    "leak": "share",
-    "quiet": "share",
-    "step_cosine": "cosine",
     "step_loss_fresh": "nats",
     "step_loss_train": "nats",
     "step_leak": "share",
@@ -50,7 +45,7 @@ UNITS = {
 }
 
 
-class Looks(Section):
+class GradientConfig(Section):
     """How gradients are analysed."""
 
     ranks: Annotated[
@@ -65,39 +60,37 @@ class Looks(Section):
     fresh_samples: Whole = whole(100, 1_000_000)
 
 
-def looks(params: TrainingParams, given: Looks, arm: str) -> list[Look]:
+def tasks(params: TrainingParams, given: GradientConfig, arm: str) -> list[GradientTask]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     found = tuned(arm)
     trained = found["train"]
     # All trajectories use the same samples and batches. Other optimizers are not inputs of this
     # stage, so that a new one does not make it run again.
-    if (
-        trained["optimizer"] not in ("adam", "lrg_adam")
-        or trained["model"] != "mlp"
-        or trained["noise"] != 1
-    ):
+    if trained["optimizer"] not in ("adam", "lrg_adam") or trained["model"] != "mlp":
         raise UserError(
-            f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp "
-            "without a noise of their own"
+            f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
         )
     hyperparameters = {"lr": found["lr"], **trained["hyperparameters"]}
-    setting = replace(
+    config = replace(
         RunConfig.of(params, trained["optimizer"], hyperparameters, purpose="studies, gradients"),
         model=trained["model"],
+        noise=trained["noise"],
     )
     for key, values, limit in (
         ("ranks", given.ranks, found["matrix_side"]),
-        ("epochs", given.epochs, params.training.epochs),
+        ("epochs", given.epochs, config.epochs),
     ):
         if max(values) > limit:
-            raise UserError(f"gradients.look.{key} = {values}; allowed: at most {limit}")
+            raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
     return [
-        Look(setting, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        GradientTask(config, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
         for span in spans(given.replicates, given.group)
     ]
 
 
-def table(given: Looks, arm: str, found: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+def table(
+    given: GradientConfig, arm: str, found: Mapping[str, NDArray[np.float64]]
+) -> pd.DataFrame:
     """One row per quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
 
     `found` holds arrays (replicates, epochs, batches, ranks). Intervals are over replicates;
@@ -113,7 +106,7 @@ def table(given: Looks, arm: str, found: Mapping[str, NDArray[np.float64]]) -> p
         for i, epoch in enumerate(["all", *given.epochs]):
             for j, rank in enumerate(given.ranks):
                 row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
-                row |= {"epoch": epoch, "mean": every.mean[i, j]}
+                row |= {"epoch": epoch, "replicates": len(together), "mean": every.mean[i, j]}
                 row |= {"low": every.low[i, j], "high": every.high[i, j]}
                 rows.append(row | {"p_value_uncorrected": p_values[i, j]})
     return pd.DataFrame(rows)
@@ -128,20 +121,20 @@ def main(arm: str, *words: str) -> None:
 
     """
     params = shared.read()
-    given = parse(Looks, words, "gradients.look: ")
+    given = parse(GradientConfig, words, "gradients: ")
     where, changes = f"gradients.trajectories: {arm}", tuned(arm)["train"]["data"]
     data = data_of(params.data, changes, where)
     if data.name != "mnist1d":
         raise UserError(
-            f"data.name = {data.name!r}; the look at gradients generates fresh samples; "
+            f"data.name = {data.name!r}; the analysis of gradients generates fresh samples; "
             "allowed: mnist1d"
         )
-    tasks = looks(params, given, arm)
+    groups = tasks(params, given, arm)
     seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
     dataset = read_data(params, changes, where)
     samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
-    side = tasks[0].setting.network(dataset.train).matrix_side
+    side = groups[0].config.network(dataset.train).matrix_side
     spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 
@@ -149,10 +142,10 @@ def main(arm: str, *words: str) -> None:
         f"studies_gradients_{arm}",
         samples,
         device=params.device,
-        total=len(tasks),
+        total=len(groups),
         unit="group",
     ) as work:
-        found = merged(work.run(look, tasks))
+        found = merged(work.run(analyse, groups))
         rows = table(given, arm, {name: tensor.numpy() for name, tensor in found.items()})
         rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
         files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)
