@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
 from scipy import stats
 
 from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.stage.params import TrainingParams
+from experiment.stage.params import Data
 from experiment.stage.randomness import stream
-from experiment.stage.schema import Ascending, Section, Whole, whole
-from experiment.training.loop import RunConfig
 from experiment.training.work import Work, merged, spans
 from studies.gradients.analysis import GradientTask, Samples, analyse, noise_energy
-from studies.training import shared
-from studies.training.arm import read_data
-from studies.training.arms import as_list, data_of, tuned
-from studies.training.words import parse
+from studies.training.arm import config
+from studies.training.arms import (
+    SETTINGS,
+    SETTINGS_OF_ARMS,
+    ArmConfig,
+    GradientConfig,
+    read_data,
+    tuned,
+)
 
 NULL_DRAWS = 50
 # Quantities in the table, with their units.
@@ -45,22 +45,7 @@ UNITS = {
 }
 
 
-class GradientConfig(Section):
-    """How gradients are analysed."""
-
-    ranks: Annotated[
-        list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending, BeforeValidator(as_list)
-    ] = Field(min_length=1, description="an ascending list of whole numbers from 1")
-    epochs: Annotated[
-        list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending, BeforeValidator(as_list)
-    ] = Field(min_length=1, description="an ascending list of whole numbers from 1")
-    replicates: Whole = whole(2, 1_000)
-    group: Whole = whole(1, 1_000)
-    batches: Whole = whole(1, 1_000)
-    fresh_samples: Whole = whole(100, 1_000_000)
-
-
-def tasks(params: TrainingParams, given: GradientConfig, arm: str) -> list[GradientTask]:
+def tasks(given: GradientConfig, arm: str) -> list[GradientTask]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     found = tuned(arm)
     trained = found["train"]
@@ -68,22 +53,17 @@ def tasks(params: TrainingParams, given: GradientConfig, arm: str) -> list[Gradi
     # stage, so that a new one does not make it run again.
     if trained["optimizer"] not in ("adam", "lrg_adam") or trained["model"] != "mlp":
         raise UserError(
-            f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
+            f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
         )
-    hyperparameters = {"lr": found["lr"], **trained["hyperparameters"]}
-    config = replace(
-        RunConfig.of(params, trained["optimizer"], hyperparameters, purpose="studies, gradients"),
-        model=trained["model"],
-        noise=trained["noise"],
-    )
+    run = config(ArmConfig.model_validate(trained), found["lr"], "studies, gradients")
     for key, values, limit in (
         ("ranks", given.ranks, found["matrix_side"]),
-        ("epochs", given.epochs, config.epochs),
+        ("epochs", given.epochs, run.epochs),
     ):
         if max(values) > limit:
             raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
     return [
-        GradientTask(config, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        GradientTask(run, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
         for span in spans(given.replicates, given.group)
     ]
 
@@ -112,36 +92,34 @@ def table(
     return pd.DataFrame(rows)
 
 
-def main(arm: str, *words: str) -> None:
+def main(arm: str) -> None:
     """Write metrics/studies/gradients/<arm>.csv.
 
     Args:
         arm: the arm whose trajectory is analysed.
-        words: the settings, see `studies.training.words`.
 
     """
-    params = shared.read()
-    given = parse(GradientConfig, words, "gradients: ")
-    where, changes = f"gradients.trajectories: {arm}", tuned(arm)["train"]["data"]
-    data = data_of(params.data, changes, where)
+    given = GradientConfig.model_validate(files.read_json(SETTINGS / "gradients.json"))
+    settings = files.read_json(SETTINGS_OF_ARMS / f"{arm}.json", "train", "data")
+    data = Data.model_validate(settings["data"])
     if data.name != "mnist1d":
         raise UserError(
-            f"data.name = {data.name!r}; the analysis of gradients generates fresh samples; "
-            "allowed: mnist1d"
+            f"trajectories: {arm}, whose data are {data.name}; allowed: arms on mnist1d, which "
+            "generates fresh samples"
         )
-    groups = tasks(params, given, arm)
-    seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
+    groups = tasks(given, arm)
+    seed = int(stream(given.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    dataset = read_data(params, changes, where)
+    dataset = read_data(settings["train"]["data"])
     samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
     side = groups[0].config.network(dataset.train).matrix_side
-    spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
+    spectrum = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 
     with Work(
         f"studies_gradients_{arm}",
         samples,
-        device=params.device,
+        device=given.device,
         total=len(groups),
         unit="group",
     ) as work:

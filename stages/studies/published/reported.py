@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from experiment.stage.schema import SearchInterval, Whole, whole
-
 # The hyperparameters that its searches found, and that it trained with.
 REPORTED: dict[str, dict[str, Any]] = {
     "adam": {"lr": 0.0059},
@@ -24,10 +22,3 @@ OUTCOMES = {
     "best_loss_nats": Outcome("validation loss, best epoch", "nats"),
     "last_accuracy_share": Outcome("validation accuracy, last epoch", "share", False),
 }
-
-
-class RankInterval(SearchInterval):
-    """Search interval of the rank, ends included."""
-
-    low: Whole = whole(1, 100_000)
-    high: Whole = whole(1, 100_000)

@@ -19,7 +19,7 @@ from experiment.report.measures import PRIMARY
 from experiment.report.statistics import ALPHA, holm
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.stage.params import Params, read_params
+from experiment.stage.params import Data, Params, read_params
 from studies.report.tables import (
     compare,
     final_replicates,
@@ -27,15 +27,14 @@ from studies.report.tables import (
     of_measure,
     read_comparisons,
 )
-from studies.training import shared
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
     PUBLISHED,
+    ArmConfig,
     Arms,
-    ArmTraining,
-    data_of,
     read_arms,
+    read_data_sets,
     trajectories,
     tuned,
 )
@@ -115,10 +114,10 @@ def evidence(difference: float, low: float, high: float, p_value: float, verdict
     }
 
 
-def less_noise(arm: ArmTraining, adam: ArmTraining) -> str | None:
+def less_noise(arm: ArmConfig, adam: ArmConfig, data_sets: dict[str, Data]) -> str | None:
     """The noise that an arm has less of than Adam, if it differs in nothing else."""
-    of_training = {"lrs", "tuning_replicates", "replicates", "group"}
-    data, adams = (data_of(shared.read().data, one.data, "data") for one in (arm, adam))
+    of_training = {"lrs", "finest_ratio", "tuning_replicates", "replicates", "group"}
+    data, adams = (data_sets[one.data] for one in (arm, adam))
     same = arm.model_copy(update={"noise": adam.noise, "data": adam.data})
     if (
         same.model_dump(exclude=of_training) != adam.model_dump(exclude=of_training)
@@ -134,10 +133,10 @@ def less_noise(arm: ArmTraining, adam: ArmTraining) -> str | None:
 def noise_hurts(arms: Arms, case: Case) -> Evidence:
     """Compare Adam with less noise to Adam, each at its best learning rate, by kind of noise."""
     table = against(case.noise, case.baseline)
-    adam = arms[case.baseline].train
+    adam, data_sets = arms[case.baseline].train, read_data_sets()
     by_kind: dict[str, dict[str, Evidence]] = {}
     for name, row in table.iterrows():
-        if kind := less_noise(arms[name].train, adam):
+        if kind := less_noise(arms[name].train, adam, data_sets):
             of_kind = by_kind.setdefault(kind, {})
             of_kind[name] = evidence(*row[[*NUMBERS, "verdict"]])
     if not by_kind:

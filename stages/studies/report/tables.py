@@ -28,15 +28,14 @@ COARSER = 1.5
 
 
 def final_replicates(arm: str) -> pd.DataFrame:
-    """The measures of the final replicates of an arm, one row each, indexed by number."""
-    rows = files.read_rows(result_file(arm), "replicates", "replicate", *MEASURES, other=[CURVE])
-    return rows.set_index("replicate")[list(MEASURES)]
+    """The final replicates of an arm, one row each, indexed by number."""
+    rows = files.read_rows(result_file(arm), "replicates", "replicate", *MEASURES)
+    return rows.set_index("replicate")
 
 
 def final_curves(arm: str) -> NDArray[np.float64]:
     """The validation losses (replicates, epochs + 1) of the final replicates of an arm."""
-    rows = files.read_rows(result_file(arm), "replicates", CURVE, other=[CURVE])
-    return np.array(rows[CURVE].tolist())
+    return np.array(list(files.read_json(result_file(arm), CURVE)[CURVE].values()))
 
 
 def tuning(arm: str) -> pd.DataFrame:
