@@ -22,7 +22,7 @@ from experiment.stage.data import Dataset, Split, load
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data, read_params
 from studies.gradients import trajectory
-from studies.gradients.look import Samples
+from studies.gradients.analysis import Samples
 from studies.training import arm, check_arms, shared
 from studies.training.arms import (
     BASELINE,

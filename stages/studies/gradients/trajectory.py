@@ -14,16 +14,17 @@ from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.errors import UserError
+from experiment.stage.params import Data
 from experiment.stage.randomness import stream
 from experiment.training.work import Work, merged, spans
-from studies.gradients.look import Look, Samples, look, noise_energy
+from studies.gradients.analysis import GradientTask, Samples, analyse, noise_energy
 from studies.training.arm import config
 from studies.training.arms import (
     SETTINGS,
+    SETTINGS_OF_ARMS,
     ArmConfig,
     GradientConfig,
     read_data,
-    read_data_sets,
     tuned,
 )
 
@@ -32,16 +33,11 @@ NULL_DRAWS = 50
 UNITS = {
     "energy": "share",
     "energy_permuted": "share",
-    "raw_cosine_train": "cosine",
     "raw_cosine_fresh": "cosine",
     "cosine_train": "cosine",
     "cosine_fresh": "cosine",
     "cosine_permuted": "cosine",
-    "retention_train": "share",
     "retention_fresh": "share",
-    "leak": "share",
-    "quiet": "share",
-    "step_cosine": "cosine",
     "step_loss_fresh": "nats",
     "step_loss_train": "nats",
     "step_leak": "share",
@@ -49,30 +45,25 @@ UNITS = {
 }
 
 
-def looks(given: GradientConfig, arm: str) -> list[Look]:
+def tasks(given: GradientConfig, arm: str) -> list[GradientTask]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     found = tuned(arm)
     trained = found["train"]
     # All trajectories use the same samples and batches. Other optimizers are not inputs of this
     # stage, so that a new one does not make it run again.
-    if (
-        trained["optimizer"] not in ("adam", "lrg_adam")
-        or trained["model"] != "mlp"
-        or trained["noise"] != 1
-    ):
+    if trained["optimizer"] not in ("adam", "lrg_adam") or trained["model"] != "mlp":
         raise UserError(
-            f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp "
-            "without a noise of their own"
+            f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
         )
-    setting = config(ArmConfig.model_validate(trained), found["lr"], "studies, gradients")
+    run = config(ArmConfig.model_validate(trained), found["lr"], "studies, gradients")
     for key, values, limit in (
         ("ranks", given.ranks, found["matrix_side"]),
-        ("epochs", given.epochs, setting.epochs),
+        ("epochs", given.epochs, run.epochs),
     ):
         if max(values) > limit:
             raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
     return [
-        Look(setting, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        GradientTask(run, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
         for span in spans(given.replicates, given.group)
     ]
 
@@ -95,7 +86,7 @@ def table(
         for i, epoch in enumerate(["all", *given.epochs]):
             for j, rank in enumerate(given.ranks):
                 row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
-                row |= {"epoch": epoch, "mean": every.mean[i, j]}
+                row |= {"epoch": epoch, "replicates": len(together), "mean": every.mean[i, j]}
                 row |= {"low": every.low[i, j], "high": every.high[i, j]}
                 rows.append(row | {"p_value_uncorrected": p_values[i, j]})
     return pd.DataFrame(rows)
@@ -109,19 +100,19 @@ def main(arm: str) -> None:
 
     """
     given = GradientConfig.model_validate(files.read_json(SETTINGS / "gradients.json"))
-    name = tuned(arm)["train"]["data"]
-    data = read_data_sets()[name]
+    settings = files.read_json(SETTINGS_OF_ARMS / f"{arm}.json", "train", "data")
+    data = Data.model_validate(settings["data"])
     if data.name != "mnist1d":
         raise UserError(
-            f"data.name = {data.name!r}; the look at gradients generates fresh samples; "
-            "allowed: mnist1d"
+            f"trajectories: {arm}, whose data are {data.name}; allowed: arms on mnist1d, which "
+            "generates fresh samples"
         )
-    tasks = looks(given, arm)
+    groups = tasks(given, arm)
     seed = int(stream(given.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    dataset = read_data(name)
+    dataset = read_data(settings["train"]["data"])
     samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
-    side = tasks[0].setting.network(dataset.train).matrix_side
+    side = groups[0].config.network(dataset.train).matrix_side
     spectrum = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 
@@ -129,10 +120,10 @@ def main(arm: str) -> None:
         f"studies_gradients_{arm}",
         samples,
         device=given.device,
-        total=len(tasks),
+        total=len(groups),
         unit="group",
     ) as work:
-        found = merged(work.run(look, tasks))
+        found = merged(work.run(analyse, groups))
         rows = table(given, arm, {name: tensor.numpy() for name, tensor in found.items()})
         rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
         files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)

@@ -16,7 +16,7 @@ from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
 from experiment.training.network import build
 from experiment.training.work import Work, merged
-from studies.published.protocol import SOURCES, Protocol, Training, repeat
+from studies.published.protocol import SOURCES, FinalRun, Protocol, repeat
 from studies.published.reported import OUTCOMES, REPORTED
 from studies.training.arms import SETTINGS, ProtocolConfig
 
@@ -59,10 +59,10 @@ def samplers(
             key = f"{optimizer}_{name}"
             values = np.full(count, value) if source == "reported" else found[key]
             columns[key] = values.astype(int) if name == "rank" else values
-        training = Training(optimizer, source, training_samples)
-        columns[f"{optimizer}_last_loss_nats"] = found[training.loss][:, -1]
-        columns[f"{optimizer}_best_loss_nats"] = found[training.loss].min(axis=1)
-        columns[f"{optimizer}_last_accuracy_share"] = found[training.accuracy]
+        run = FinalRun(optimizer, source, training_samples)
+        columns[f"{optimizer}_last_loss_nats"] = found[run.loss][:, -1]
+        columns[f"{optimizer}_best_loss_nats"] = found[run.loss].min(axis=1)
+        columns[f"{optimizer}_last_accuracy_share"] = found[run.accuracy]
     return pd.DataFrame(columns)
 
 
@@ -91,17 +91,18 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
         row: dict[str, float] = {"samplers": len(part)}
         if hyperparameters == "searched":
             row |= searches_found(part, highest_rank)
-        for outcome in OUTCOMES:
+        for outcome, described in OUTCOMES.items():
             difference = part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"]
             interval = mean_interval(difference)
-            lower = stats.binomtest(int((difference < 0).sum()), len(part)).proportion_ci()
+            better = difference < 0 if described.lower_is_better else difference > 0
+            share = stats.binomtest(int(better.sum()), len(part)).proportion_ci()
             row |= {
                 f"{outcome}_difference": float(interval.mean),
                 f"{outcome}_difference_low": float(interval.low),
                 f"{outcome}_difference_high": float(interval.high),
-                f"{outcome}_lrg_adam_lower_share": float((difference < 0).mean()),
-                f"{outcome}_lrg_adam_lower_share_low": float(lower.low),
-                f"{outcome}_lrg_adam_lower_share_high": float(lower.high),
+                f"{outcome}_lrg_adam_better_share": float(better.mean()),
+                f"{outcome}_lrg_adam_better_share_low": float(share.low),
+                f"{outcome}_lrg_adam_better_share_high": float(share.high),
             }
         found[f"{data_set}_{training_samples}_training_samples_{hyperparameters}"] = row
     return found

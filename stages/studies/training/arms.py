@@ -242,13 +242,21 @@ def read_own() -> Arms:
 
 
 def read_data_sets() -> dict[str, Data]:
-    """The sections of all data sets by their names; a mistake in one raises UserError."""
+    """The sections of the published data sets by name; a mistake in one raises UserError."""
+    return _data_sets(PUBLISHED, read_yaml(PUBLISHED, _Published).data)
+
+
+def read_own_data_sets() -> dict[str, Data]:
+    """Those of the user's own."""
     published, own = read_yaml(PUBLISHED, _Published).data, read_yaml(OWN, _Own).data
     for name in own.keys() & published.keys():
         raise UserError(f"{OWN}: data.{name}; allowed: a name that arms.yaml does not have")
+    return _data_sets(OWN, own)
+
+
+def _data_sets(path: Path, sections: _Sections) -> dict[str, Data]:
     return {
         _named(f"{path}: data.{name}", name): checked(Data, section, f"{path}: data.{name}.")
-        for path, sections in ((PUBLISHED, published), (OWN, own))
         for name, section in sections.items()
     }
 
@@ -264,9 +272,13 @@ def read_studies_without_arms() -> dict[str, _Common]:
 
 
 def trajectories(arms: Arms, baseline: str) -> list[str]:
-    """The arms with the baseline's data along whose trajectories gradients are analysed."""
+    """The arms with the baseline's data and noise whose gradients are analysed."""
     every = read_yaml(PUBLISHED, _Published).trajectories
-    return [name for name in every if arms[name].train.data == arms[baseline].train.data]
+
+    def setting(name: str) -> tuple[str, float]:
+        return arms[name].train.data, arms[name].train.noise
+
+    return [name for name in every if setting(name) == setting(baseline)]
 
 
 def _named(where: str, name: str) -> str:

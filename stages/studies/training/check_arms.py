@@ -25,6 +25,7 @@ from studies.training.arms import (
     read_arms,
     read_data_sets,
     read_own,
+    read_own_data_sets,
     read_studies_without_arms,
 )
 
@@ -38,7 +39,7 @@ def main() -> None:
     files.write_json(versions.LISTED_FILE_OF_STUDIES, {"versions": versions.pinned()})
     published = read_arms()
     arms = published | read_own()
-    sections = read_data_sets()
+    sections = read_data_sets() | read_own_data_sets()
     studies = read_studies_without_arms()
     places = {
         name: f"{PUBLISHED}: arms.{name}" if name in published else f"{OWN}: own.{name}"
@@ -63,6 +64,7 @@ def main() -> None:
     for name, arm in arms.items():
         content = {
             "train": arm.train.model_dump(),
+            "data": sections[arm.train.data].model_dump(),
             "versions": _versions(arm.train.optimizer),
             "inputs": {path.as_posix(): arm_stage.sha256(path) for path in _inputs(arm)},
         }
