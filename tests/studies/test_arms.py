@@ -179,29 +179,47 @@ def named(name: str) -> Change:
         (entry(against=["nobody"]), "arms.rank_20.against = ['nobody']; allowed: names of arms"),
         (entry(against=["rmsprop"]), "arms.rank_20.against = ['rmsprop']; allowed: names of arms"),
         (entry(label="$1"), "arms.rank_20.label = '$1'; allowed: a text without $"),
-        (entry(train={}), "arms.rank_20.train.optimizer is missing; allowed: a module in"),
+        (entry(train={}), "arms.rank_20.train: optimizer is missing; allowed: a module in"),
         (entry(train=None), "arms.rank_20.train = None; allowed: a section"),
-        (train("rank_20", optimiser="adam"), "arms.rank_20.train.unknown key optimiser"),
-        (train("rank_20", noise="much"), "train.noise = 'much'; allowed: a number from 0 to 100"),
-        (train("rank_20", schedule="cosin"), "train.schedule = 'cosin'; allowed: constant, cosine"),
-        (train("rank_20", warmup=2), "train.warmup = 2; allowed: a number of at least 0 and below"),
-        (train("rank_20", lrs=[0.1, 0.01]), "train.lrs = [0.1, 0.01]; allowed: an ascending list"),
-        (train("adam", lrs="same"), "arms.adam.train.lrs = 'same'; allowed: an ascending list"),
+        (train("rank_20", optimiser="adam"), "arms.rank_20.train: unknown key optimiser"),
+        (train("rank_20", noise="much"), "train: noise = 'much'; allowed: a number from 0 to 100"),
+        (
+            train("rank_20", schedule="cosin"),
+            "train: schedule = 'cosin'; allowed: constant, cosine",
+        ),
+        (
+            train("rank_20", warmup=2),
+            "train: warmup = 2; allowed: a number of at least 0 and below",
+        ),
+        (train("rank_20", lrs=[0.1, 0.01]), "train: lrs = [0.1, 0.01]; allowed: an ascending list"),
+        (train("adam", lrs="same"), "arms.adam.train: lrs = 'same'; allowed: an ascending list"),
         (train("rank_20", replicates=1), "replicates = 1; allowed: a whole number from 2 to 10000"),
         (train("rank_20", model="../mlp"), "model = '../mlp'; allowed: a module in stages/"),
-        (train("rank_20", hyperparameters={"lr": 1}), "train.hyperparameters = {'lr': 1}; allowed"),
+        (
+            train("rank_20", hyperparameters={"lr": 1}),
+            "train: hyperparameters = {'lr': 1}; allowed",
+        ),
         (train("rank_20", hyperparameters={"rank": float("nan")}), "{'rank': nan}; allowed: arg"),
         *(
             (named(name), "; allowed: names of a-z, 0-9 and _ that begin with a letter")
             for name in ("Rank", "1", "_rank", "a b", "ränk", "", "a;touch x;")
         ),
         (lambda arms: arms["trajectories"].append("nobody"), "trajectories has nobody; allowed"),
-        (lambda arms: arms["defaults"].pop("group"), "train.group is missing; allowed: a whole"),
-        (lambda arms: arms["data"]["digits"].update(flipped=1), "data.digits.flipped = 1; allowed"),
+        (lambda arms: arms["defaults"].pop("group"), "train: group is missing; allowed: a whole"),
+        (
+            lambda arms: arms["data"]["digits"].update(flipped=1),
+            "data.digits: flipped = 1; allowed",
+        ),
         (lambda arms: arms["data"].update({"a b": {}}), "data.a b; allowed: names of a-z"),
-        (lambda arms: arms["gradients"].update(ranks=[5, 1]), "gradients.ranks = [5, 1]; allowed"),
-        (lambda arms: arms["search_budget"].update(samplers=1), "search_budget.samplers = 1; allo"),
-        (lambda arms: arms["published"].update(trials=0), "published.trials = 0; allowed: a whole"),
+        (lambda arms: arms["gradients"].update(ranks=[5, 1]), "gradients: ranks = [5, 1]; allowed"),
+        (
+            lambda arms: arms["search_budget"].update(samplers=1),
+            "search_budget: samplers = 1; allo",
+        ),
+        (
+            lambda arms: arms["published"].update(trials=0),
+            "published: trials = 0; allowed: a whole",
+        ),
     ],
 )
 def test_a_mistake_in_arms_yaml_is_one_line(change: Change, message: str) -> None:
