@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import fields
@@ -19,7 +20,7 @@ from experiment.stage.errors import UserError
 from experiment.training.loop import Group, RunConfig, taken_apart, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
-from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data
+from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
 
 Curves = dict[str, NDArray[np.float64]]
 
@@ -124,6 +125,15 @@ def tuning_table(found: dict[float, Curves]) -> pd.DataFrame:
     )
 
 
+def trained_with(name: str) -> str | None:
+    """Digest of the settings file that an arm was last trained with."""
+    try:
+        digest: str = json.loads(result_file(name).read_bytes())["settings_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return digest
+
+
 def main(output: str) -> None:
     """Write the tuning, the best learning rate, the replicates and their curves.
 
@@ -133,8 +143,9 @@ def main(output: str) -> None:
     """
     name = Path(output).stem
     arm = read_settings(name)
-    every = sorted(path.stem for path in SETTINGS_OF_ARMS.glob("*.json"))
-    print(f"arm {every.index(name) + 1} of {len(every)}: {name}", flush=True)
+    settings = {path.stem: sha256(path) for path in SETTINGS_OF_ARMS.glob("*.json")}
+    up_to_date = sum(trained_with(other) == digest for other, digest in settings.items())
+    print(f"arm {min(up_to_date + 1, len(settings))} of {len(settings)}: {name}", flush=True)
     dataset = read_data(arm.data)
     total = len(arm.lrs) * len(spans(arm.tuning_replicates, arm.group))
     total += len(spans(arm.replicates, arm.group))
@@ -157,6 +168,7 @@ def main(output: str) -> None:
                 "validation_loss_nats": loss(found[best]),
                 "matrix_side": run.network(dataset.train).matrix_side,
                 "train": arm.model_dump(),
+                "settings_sha256": settings[name],
                 "tuning": files.rows(tuning_table(found)),
                 "replicates": files.rows(replicates),
                 # By replicate, from before training to after the last epoch.
