@@ -58,7 +58,7 @@ def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
 def _draw_measure(
     axes: Axes, known: Arms, table: pd.DataFrame, measure: str, margin: float
 ) -> None:
-    arms = list(dict.fromkeys(table["arm"]))
+    arms = [name for name in known if name in set(table["arm"])]
     bases = list(dict.fromkeys(table["against"]))
     several = table.groupby("arm")["against"].nunique().max() > 1
     axes.axvspan(
@@ -101,14 +101,14 @@ def _draw_measure(
 def _row_labels(known: Arms, table: pd.DataFrame) -> list[str]:
     """Arms from bottom to top, with their learning rates and those of a single baseline."""
     several = table.groupby("arm")["against"].nunique().max() > 1
-    found = []
+    found = {}
     for row in table.drop_duplicates("arm").itertuples():
         edge = ", the edge of its grid" if row.lr_on_boundary else ""
         lr = f"learning rate {row.lr:g}{edge}"
         if not several:
             lr += f"; {known[row.against].label} at {row.lr_against:g}"
-        found.append(f"{row.label}\n{lr}")
-    return found[::-1]
+        found[row.arm] = f"{row.label}\n{lr}"
+    return [found[name] for name in known if name in found][::-1]
 
 
 def draw_curves(known: Arms, study: str) -> Figure:
@@ -119,7 +119,9 @@ def draw_curves(known: Arms, study: str) -> Figure:
         for base in against[:1]:
             lines = groups.setdefault(base, [])
             lines += [one for one in (*against, name) if one not in lines]
-    figure, every = panels(len(groups), rows=-(-len(groups) // 3))
+    rows = -(-len(groups) // 2)
+    figure, every = panels(len(groups), rows)
+    figure.set_size_inches(7 * min(len(groups), 2), 4 * rows)
     for axes in every[len(groups) :]:
         axes.remove()
     for axes, (base, names) in zip(every, groups.items(), strict=False):
@@ -139,7 +141,7 @@ def draw_curves(known: Arms, study: str) -> Figure:
         # The first fifth of the training would squash the rest.
         axes.set_ylim(top=max(early))
         axes.locator_params(axis="x", integer=True)
-        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -44,14 +44,17 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
         title=f"Each of {gap.shape[1]} searches (thin), and their mean",
         ylim=(lowest - 0.01, lowest + 0.2),
     )
-    # The first trials are random; from a third of the main budget on, everything fits.
-    from_here = slice(budget // 3, None)
+    # Intervals of fewer trials would squash the rest.
+    start = max(1, min(budget, len(gap)) * 4 // 5)
     difference.set(
         xlabel="trials",
         ylabel="LRG-Adam minus Adam (nats)",
         title="Difference (below 0: LRG-Adam is better),\nmean and 95 % t-interval over searches",
-        xlim=(budget // 3, None),
-        ylim=(min(0, interval.low[from_here].min()) - 0.01, interval.high[from_here].max() + 0.01),
+        xlim=(start, None),
+        ylim=(
+            min(0, interval.low[start - 1 :].min()) - 0.01,
+            interval.high[start - 1 :].max() + 0.01,
+        ),
     )
     best.legend()
     return figure
