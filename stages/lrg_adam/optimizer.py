@@ -15,7 +15,7 @@ from torch.optim import Adam
 from torch.optim.optimizer import ParamsT
 
 from . import private
-from .filter import TOO_LARGE, Options, Truncation, check_choice
+from .filter import Options, Truncation
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,6 @@ _T = TypeVar("_T")
 _adam_step = inspect.unwrap(Adam.step)
 
 _OPTIONS = tuple(field.name for field in fields(Options))
-_NONFINITE = ("raise", "skip", "propagate")
 _REMOVED = {
     "tolerance": "method='gram' is exact, and more iterations of 'randomized' are more accurate",
     "oversampling": "the method 'randomized' takes 8 directions beyond the rank",
@@ -132,18 +131,10 @@ class LRGAdam(Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
         # Adam's constructor does not know these. Groups added later get them from the defaults.
-        self.defaults |= {
-            "rank": rank,
-            "method": method,
-            "scope": scope,
-            "batch_dims": batch_dims,
-            "nonfinite": nonfinite,
-            "seed": seed,
-            "iterations": iterations,
-        }
+        values = (rank, method, scope, batch_dims, nonfinite, seed, iterations)
+        self.defaults |= dict(zip(_OPTIONS, values, strict=True))
         for group in self.param_groups:
-            for name in (*_OPTIONS, "nonfinite"):
-                group.setdefault(name, self.defaults[name])
+            group |= {name: self.defaults[name] for name in _OPTIONS if name not in group}
             self._check_whole(group)
         self._check_groups()
 
@@ -159,9 +150,7 @@ class LRGAdam(Adam):
             if group.get("method") == "subspace":
                 warnings.warn("the method 'subspace' is now 'randomized'", stacklevel=3)
                 group["method"] = "randomized"
-            for name in (*_OPTIONS, "nonfinite"):
-                if name in self.defaults:
-                    group.setdefault(name, self.defaults[name])
+            group |= {k: v for k, v in self.defaults.items() if k in _OPTIONS and k not in group}
         for values in self.state.values():
             values.pop("basis", None)
 
@@ -215,19 +204,15 @@ class LRGAdam(Adam):
         if options[0].scope == "model":  # all groups have the same options
             options, sets = options[:1], [[p for params in sets for p in params]]
         truncation = Truncation(zip(options, sets, map(self._step_of, sets), strict=True))
-        nonfinite = self.param_groups[0]["nonfinite"]
+        nonfinite = options[0].nonfinite
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if nonfinite == "propagate":
-            pass
-        elif found_inf is not None:  # GradScaler's, with which the fused kernel skips by itself
+        if found_inf is not None and nonfinite != "propagate":
+            # From GradScaler. The fused kernel skips by itself.
             self.found_inf = torch.maximum(found_inf, (~truncation.finite()).to(found_inf))
-        elif not truncation.finite():
-            if nonfinite == "skip":
-                return False
-            raise RuntimeError(self._describe(truncation.nonfinite_parameter()))
-        truncation.write()
+            nonfinite = "propagate"
+        written = truncation.write(nonfinite, self._name)
         self.captured_energy = truncation.kept().detach()
-        return True
+        return written
 
     def _step_of(self, params: list[Tensor]) -> int | Tensor:
         """How many steps a set of parameters has taken."""
@@ -236,26 +221,21 @@ class LRGAdam(Adam):
 
     def _check_groups(self) -> list[Options]:
         """Check the options of all groups, which may change between steps, and return them."""
-        first = self.param_groups[0]
-        shared = ("scope", "nonfinite", *(_OPTIONS if first["scope"] == "model" else ()))
-        for group in self.param_groups:
-            check_choice("nonfinite", group["nonfinite"], _NONFINITE)
-            for name in _REMOVED.keys() & group.keys():
-                raise TypeError(f"LRGAdam: {name} was removed: {_REMOVED[name]}")
-            if group["differentiable"] and group["method"] != "svd":
-                raise ValueError("differentiable=True needs method='svd', which autograd follows")
-        options = [Options(*(group[name] for name in _OPTIONS)) for group in self.param_groups]
-        for name in shared:
-            for group in self.param_groups:
-                if group[name] != first[name]:
+        groups = self.param_groups
+        options = [Options(*(group[name] for name in _OPTIONS)) for group in groups]
+        shared = _OPTIONS if options[0].scope == "model" else ("scope", "nonfinite")
+        for one, group in zip(options, groups, strict=True):
+            for name in shared:
+                if group[name] != groups[0][name]:
                     raise ValueError(
-                        f"Invalid {name}: {group[name]}, another group has {first[name]} and all "
-                        "must have the same"
+                        f"Invalid {name}: {group[name]}, another group has {groups[0][name]} and "
+                        "all must have the same"
                     )
-        for one, group in zip(options, self.param_groups, strict=True):
             # The shape of a lazy parameter is not known before the first step.
-            params = [*first["params"], *group["params"]]
+            params = [*groups[0]["params"], *group["params"]]
             one.check_shapes(p for p in params if not is_lazy(p))
+            if group["differentiable"] and one.method != "svd":
+                raise ValueError("differentiable=True needs method='svd', which autograd follows")
         return options
 
     def _check_whole(self, group: dict[str, Any]) -> None:
@@ -273,15 +253,13 @@ class LRGAdam(Adam):
                 "parameters, should be 'parameter'"
             )
 
-    def _describe(self, culprit: Tensor | None) -> str:
-        if culprit is None:
-            return f"LRGAdam: {TOO_LARGE}"
+    def _name(self, param: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
             for position, p in enumerate(group["params"]):
-                if p is culprit:
+                if p is param:
                     names = group.get("param_names")
-                    name = names[position] if names else f"{position} of group {index}"
-        return f"LRGAdam: non-finite gradient in parameter {name}"
+                    return names[position] if names else f"{position} of group {index}"
+        raise AssertionError
 
 
 def _called_from(module: str) -> bool:
