@@ -32,7 +32,9 @@ class Options:
         }.items():
             if getattr(self, name) not in choices:
                 allowed = ", ".join(choices)
-                raise ValueError(f"Invalid {name}: {getattr(self, name)}, should be one of {allowed}")
+                raise ValueError(
+                    f"Invalid {name}: {getattr(self, name)}, should be one of {allowed}"
+                )
         share = isinstance(self.rank, float) and 0 < self.rank < 1
         for name, least in {"rank": 1, "batch_dims": 0, "seed": 0, "iterations": 1}.items():
             value = getattr(self, name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrg_adam import LRGAdam
 
@@ -28,10 +28,6 @@ class Run:
                 self.model[0].weight.grad = None
             self.optimizer.step()
             self.scheduler.step()
-
-    def tensors(self) -> list[Tensor]:
-        state = [s[name] for s in self.optimizer.state.values() for name in sorted(s)]
-        return [*self.model.parameters(), *state]
 
 
 def assert_same(first: Run, second: Run) -> None:
