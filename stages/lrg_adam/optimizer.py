@@ -43,24 +43,14 @@ class LRGAdam(Adam):
     is Adam's. Options may change between steps, which check them. As usual in torch,
     ``load_state_dict`` restores the options in the checkpoint, including the rank.
 
-    The limitations:
+    The update is not low-rank, because Adam divides entry by entry, and decays weights, after the
+    filter. ``.grad`` holds the filtered gradient after a step, so clip before it.
 
-    - It saves no memory: it keeps Adam's moments, and a step needs copies of the gradient, see the
-      README.
-    - The update is not low-rank: Adam divides entry by entry after the filter, and decays weights
-      after it. Entries that the filter leaves near zero make ``eps`` matter more.
-    - It cannot filter while ``backward`` runs, because the matrix needs all gradients. Hooks that
-      step each parameter as its gradient arrives turn it into a different optimizer, without error.
-    - It does not clip. Clip before ``step``; after it ``.grad`` holds the filtered gradient.
-
-    Every process gathers DTensors, such as those of FSDP, except for "randomized" with
-    ``scope="model"`` and without ``batch_dims``, on a mesh with a single axis over which every
-    DTensor is sharded by its first dimension or replicated. Each process then works on its own rows
-    of the matrix, and every iteration sums two products of ``n`` times ``rank + 8`` entries. All
-    processes must have gradients for the same parameters, with equal values where a gradient is not
-    sharded. They raise, skip and step together. Other kinds of sharding leave each process a part
-    of the model to filter by itself. ``FullyShardedDataParallel`` is an error, as is
-    ``scope="model"`` under ``ZeroRedundancyOptimizer``; other kinds cannot be detected.
+    All processes that share DTensors must have gradients for the same parameters, with equal values
+    where a gradient is not sharded. They raise, skip and step together. The README says which are
+    gathered. Other kinds of sharding leave each process a part of the model to filter by itself:
+    ``FullyShardedDataParallel``, and ``ZeroRedundancyOptimizer`` with ``scope="model"``, are errors;
+    others cannot be detected.
 
     Args:
         params (iterable): parameters, named parameters or dicts defining parameter groups, all real
@@ -78,12 +68,6 @@ class LRGAdam(Adam):
     Attributes:
         captured_energy (Tensor or None): what :func:`truncate_grad_rank_` returned in the last step
         skipped_steps (int): steps skipped since construction or loading
-
-    Example:
-        >>> # xdoctest: +SKIP
-        >>> optimizer = LRGAdam(model.parameters(), lr=1e-3, rank=20)
-        >>> loss_fn(model(input), target).backward()
-        >>> optimizer.step()
 
     """
 
@@ -176,15 +160,10 @@ class LRGAdam(Adam):
         """Perform a single optimization step.
 
         Args:
-            closure (Callable, optional): A closure that reevaluates the model
-                and returns the loss.
+            closure: reevaluates the model and returns the loss.
 
-        Raises:
-            ValueError: if an option has changed to something that is not allowed.
-            RuntimeError: if a gradient is sparse, complex or (with ``nonfinite="raise"``)
-                not finite. Parameters, gradients and state are then left unchanged.
-            torch.linalg.LinAlgError: if a decomposition and its retry both fail.
-
+        Raises what :func:`truncate_grad_rank_` raises. Parameters, gradients and state are then
+        left unchanged.
         """
         loss = None
         if closure is not None:
@@ -240,7 +219,7 @@ class LRGAdam(Adam):
 
     def _check_whole(self, group: dict[str, Any]) -> None:
         """Refuse the parts of parameters that other kinds of sharding leave to each process."""
-        if any(private.is_flattened(p) for p in group["params"]):
+        if any(getattr(p, private.FLATTENED, False) for p in group["params"]):
             raise ValueError(
                 "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
                 "torch.distributed.fsdp.fully_shard"

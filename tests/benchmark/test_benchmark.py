@@ -25,7 +25,7 @@ def test_every_stage_is_run_here(finished: Project) -> None:
     assert finished.stages(BENCHMARK).keys() == SHORTEST.keys()
 
 
-@pytest.mark.parametrize("names", [["throughput"], ["steps", "plot"]]], ids=" ".join)
+@pytest.mark.parametrize("names", [["throughput"], ["steps", "plot"]], ids=" ".join)
 def test_a_stage_needs_its_declared_inputs_alone_and_warns_of_nothing(
     project: Project, names: list[str], tmp_path: Path
 ) -> None:

@@ -22,7 +22,6 @@ for name in INSTRUCTIONS:
     os.environ.pop(name)
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler, which counts memory, logs to stderr otherwise
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -184,21 +183,6 @@ def training_steps(problem: Problem, rank: int, seconds: float) -> list[dict[str
     ]
 
 
-def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Least-squares exponents of time against parameters, from 10^5 parameters up."""
-    exponents = {}
-    for name in CONTENDERS:
-        points = [
-            (2 * np.log(row["side"]), np.log(row["milliseconds_per_model"]))
-            for row in rows
-            if row["method"] == name and row["rank"] == RANKS[0] and row["side"] > 300
-        ]
-        if len(points) > 1:
-            x, y = np.transpose(points)
-            exponents[name] = float(np.polyfit(x, y, 1)[0])
-    return exponents
-
-
 def main(*arguments: str) -> None:
     """Write metrics/benchmark.json."""
     parser = argparse.ArgumentParser("python stages benchmark.steps", description=__doc__)
@@ -235,6 +219,5 @@ def main(*arguments: str) -> None:
             "steps": steps,
             "against_the_least": least,
             "training_steps": training,
-            "growth_exponents": growth(steps),
         },
     )
