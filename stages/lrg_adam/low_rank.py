@@ -212,7 +212,7 @@ def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
     turns eigenvector ``i`` towards ``j`` by :math:`\varepsilon / (\lambda_i - \lambda_j)`, which
     costs that angle, squared, times :math:`\lambda_i - \lambda_j`, but at most
     :math:`\varepsilon`. Losing the energy :math:`\ell` adds at most :math:`\ell / 2 e` to the
-    smallest error :math:`e`. ``values (..., n)`` are ascending, in float32; ``energy`` is their sum.
+    smallest error :math:`e`. ``values (..., n)`` ascend, in float32, and ``energy`` is their sum.
     """
     eps = torch.finfo(values.dtype).eps
     values = values / energy[..., None]

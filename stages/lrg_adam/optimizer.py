@@ -47,10 +47,9 @@ class LRGAdam(Adam):
     filter. ``.grad`` holds the filtered gradient after a step, so clip before it.
 
     All processes that share DTensors must have gradients for the same parameters, with equal values
-    where a gradient is not sharded. They raise, skip and step together. The README says which are
-    gathered. Other kinds of sharding leave each process a part of the model to filter by itself:
-    ``FullyShardedDataParallel``, and ``ZeroRedundancyOptimizer`` with ``scope="model"``, are errors;
-    others cannot be detected.
+    where a gradient is not sharded. They raise, skip and step together. Other kinds of sharding
+    leave each process a part of the model to filter by itself. ``FullyShardedDataParallel`` is an
+    error, and so is ``ZeroRedundancyOptimizer`` with ``scope="model"``; others are not detected.
 
     Args:
         params (iterable): parameters, named parameters or dicts defining parameter groups, all real
@@ -66,7 +65,7 @@ class LRGAdam(Adam):
         ``capturable``, ``method="randomized"`` and ``nonfinite="propagate"``.
 
     Attributes:
-        captured_energy (Tensor or None): what :func:`truncate_grad_rank_` returned in the last step
+        captured_energy (Tensor or None): what :func:`truncate_grad_rank_` returns, of the last step
         skipped_steps (int): steps skipped since construction or loading
 
     """
@@ -138,17 +137,6 @@ class LRGAdam(Adam):
         for values in self.state.values():
             values.pop("basis", None)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, whose parameters extend the matrix if ``scope="model"``."""
-        super().add_param_group(param_group)
-        if "rank" in self.defaults:
-            try:
-                self._check_whole(param_group)
-                self._check_groups()
-            except ValueError:
-                self.param_groups.pop()
-                raise
-
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -194,7 +182,6 @@ class LRGAdam(Adam):
         return written
 
     def _step_of(self, params: list[Tensor]) -> int | Tensor:
-        """How many steps a set of parameters has taken."""
         first = next((p for p in params if p.grad is not None), None)
         return 0 if first is None else self.state.get(first, {}).get("step", 0)
 

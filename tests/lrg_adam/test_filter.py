@@ -105,19 +105,6 @@ def test_lbfgs_filters_inside_its_closure() -> None:
     assert closure().item() < before
 
 
-@pytest.mark.parametrize("scope", ["model", "parameter"])
-@pytest.mark.parametrize("method", EXACT)
-def test_before_adam_it_is_lrg_adam(method: str, scope: str) -> None:
-    options = {"method": method, "scope": scope}
-    filtered = train(network(), "Adam", lambda m: truncate_grad_rank_(m.parameters(), 3, **options))
-    model = network()
-    optimizer = LRGAdam(model.parameters(), lr=0.01, rank=3, **options)
-    for step in range(5):
-        backward(model, step)
-        optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(filtered, model.parameters(), strict=True))
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_share_that_was_kept(method: str) -> None:
     p = nn.Parameter(torch.zeros(3, 20, 5))
@@ -195,44 +182,7 @@ def test_what_becomes_of_gradients_that_are_not_finite(method: str, value: float
         filtered(nonfinite="raise")
 
 
-class _Waits(TorchDispatchMode):
-    def __torch_dispatch__(
-        self, operator: object, types: object, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        assert "scalar_dense" not in str(operator)
-        return operator(*args, **(kwargs or {}))
-
-
-def test_the_randomized_method_does_not_wait_for_a_device() -> None:
-    model = network()
-    backward(model)
-    with _Waits():
-        truncate_grad_rank_(model.parameters(), 2, method="randomized")
-    with pytest.raises(AssertionError), _Waits():  # the mode does see one
-        truncate_grad_rank_(model.parameters(), 2, method="randomized", nonfinite="raise")
-
-
 # --- layouts and dtypes -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_models_in_a_stack_are_filtered_apart(method: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(4, 12, 7), (4, 12), (4,)]
-    params = [nn.Parameter(torch.zeros(s)) for s in shapes]
-    for p in params:
-        p.grad = torch.randn(p.shape, generator=generator)
-    params[0].grad[1, 3, 3] = torch.nan
-    alone = [[nn.Parameter(torch.zeros_like(p[i])) for p in params] for i in range(4)]
-    for i, ones in enumerate(alone):
-        for p, one in zip(params, ones, strict=True):
-            one.grad = p.grad[i].clone()
-        truncate_grad_rank_(ones, 2, method=method)
-    truncate_grad_rank_(params, 2, method=method, batch_dims=1)
-    for i, ones in enumerate(alone):
-        for p, one in zip(params, ones, strict=True):
-            torch.testing.assert_close(p.grad[i], one.grad, equal_nan=True)
-    assert params[0].grad[1].isnan().all()
 
 
 @pytest.mark.parametrize("scope", ["model", "parameter"])
@@ -265,14 +215,6 @@ def test_half_precision_is_filtered_in_float32(dtype: torch.dtype, method: str) 
         truncate_grad_rank_(p, 3, method=method)
     assert half.grad.dtype == dtype
     assert torch.equal(half.grad, single.grad.to(dtype))
-
-
-@pytest.mark.parametrize("method", EXACT)
-def test_a_filtered_entry_beyond_the_range_of_float16_stays_finite(method: str) -> None:
-    p = nn.Parameter(torch.zeros(2, 2, dtype=torch.float16))
-    p.grad = torch.tensor([[60000, 60000], [60000, 0]], dtype=torch.float16)
-    truncate_grad_rank_(p, 1, method=method)
-    assert p.grad.max() == torch.finfo(torch.float16).max
 
 
 def test_mixed_dtypes_use_the_widest() -> None:

@@ -1,7 +1,6 @@
 """The numerics: optimality against a float64 SVD, failures, independence in a stack."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrg_adam import low_rank
+from lrg_adam import low_rank, truncate_grad_rank_
 
 EPS = torch.finfo(torch.float32).eps
 # What the float32 SVD itself achieves on the spectra below is 5 to 10 EPS.
@@ -99,14 +98,6 @@ def test_every_rank_of_every_shape(shape: tuple[int, int]) -> None:
             assert (gap(matrix, found.matrix, k) <= allowed).all(), (method, k)
 
 
-def test_float64_is_optimal_to_float64_rounding() -> None:
-    matrix = with_spectrum(SPECTRA["steep"])
-    for method in ("svd", "gram"):
-        found = METHODS[method](matrix, K).matrix
-        assert found.dtype == torch.float64
-        assert gap(matrix, found, K) <= 1e-15
-
-
 def spiked(n: int, factor: float, seed: int = 0) -> Tensor:
     """Noise with singular values up to 2, and one direction that towers over it."""
     generator = torch.Generator().manual_seed(seed)
@@ -166,33 +157,6 @@ def test_a_block_of_the_whole_space_finds_the_best_approximation() -> None:
         found = randomized(matrix, 4).matrix
         worst = max(worst, (error(matrix, found) / best_error(matrix, 4) - 1).item())
     assert worst < 0.01
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    ("spectrum", "k"),
-    [
-        (lambda i: 0.5**i, 20),
-        (lambda i: 0.8**i, 50),
-        (lambda i: torch.where(i < 1, 1, torch.where(i < 21, 1e-4, 1e-7)), 21),
-        (lambda i: (1 + i) ** -3.0, 30),
-    ],
-    ids=["0.5^i", "0.8^i", "two steps", "power law"],
-)
-def test_small_directions_are_found_beside_large_ones(
-    spectrum: Callable, k: int, dtype: torch.dtype
-) -> None:
-    matrix = with_spectrum(spectrum(torch.arange(200, dtype=torch.float64))).to(dtype)
-    found = randomized(matrix, k, iterations=5).matrix
-    allowed = 1.1 if dtype == torch.float32 else 1.002
-    assert error(matrix, found) <= allowed * best_error(matrix, k)
-
-
-def test_more_iterations_come_closer() -> None:
-    matrix = noise(N)
-    gaps = [gap(matrix, randomized(matrix, K, i).matrix, K) for i in (1, 2, 4, 8, 30)]
-    assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] < 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -261,9 +225,11 @@ class _Waits(TorchDispatchMode):
 
 
 def test_the_randomized_method_does_not_wait_for_a_device() -> None:
+    p = torch.nn.Parameter(noise(N))
+    p.grad = noise(N)
     with _Waits() as waits:
         low_rank.randomized(noise(N), K, 4, seed=0, step=torch.tensor(3.0))
-        low_rank.squared_norm(noise(N))
+        truncate_grad_rank_(p, K, method="randomized")
     assert not waits.found
     with _Waits() as waits:  # the mode does see one
         low_rank.gram(noise(N), K)
@@ -279,16 +245,6 @@ def test_an_overflow_is_not_a_number_throughout(method: str, dtype: torch.dtype)
     found = METHODS[method](matrix, K)
     assert found.matrix[1].isnan().all()
     assert found.matrix[[0, 2]].isfinite().all()
-
-
-@pytest.mark.parametrize("method", ["gram", "randomized"])
-def test_a_result_may_take_the_place_of_its_matrix(method: str) -> None:
-    for batch in ((), (3,)):
-        matrix = noise(N, *batch)
-        expected = METHODS[method](matrix, K).matrix
-        found = METHODS[method](matrix, K, overwrite=True).matrix
-        assert found.data_ptr() == matrix.data_ptr()
-        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("method", ["svd", "gram"])
