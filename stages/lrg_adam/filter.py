@@ -121,8 +121,6 @@ def truncate_grad_rank_(
 
 
 class _Matrix(NamedTuple):
-    """A matrix whose gradients are truncated, and not yet replaced."""
-
     params: list[Tensor]
     grads: list[Tensor]  # one for each parameter
     kept: Tensor  # squared norm (*batch)
@@ -131,12 +129,7 @@ class _Matrix(NamedTuple):
 
 
 class Truncation:
-    """The truncated gradients of sets of parameters with the options and the step of each.
-
-    Raises:
-        RuntimeError: if a gradient is sparse or complex.
-
-    """
+    """The truncated gradients of sets of parameters, with the options and the step of each set."""
 
     def __init__(self, sets: Iterable[tuple[Options, list[Tensor], int | Tensor]]) -> None:
         self._grads: list[tuple[Tensor, Tensor]] = []  # parameters with their whole gradients
@@ -169,12 +162,9 @@ class Truncation:
         return torch.stack([one.to(self._one.device) for one in found] or [self._one]).all()
 
     def write(self, nonfinite: str, name: Callable[[Tensor], str]) -> bool:
-        """Replace the gradients, and return whether they were; see :func:`truncate_grad_rank_`.
+        """Replace the gradients, and return whether they were.
 
-        Args:
-            nonfinite: what to do if something is not finite.
-            name: tells how to call a parameter in an error.
-
+        For ``nonfinite`` see :func:`truncate_grad_rank_`. ``name`` is for a parameter in an error.
         """
         if nonfinite != "propagate" and not self.finite():
             if nonfinite == "skip":

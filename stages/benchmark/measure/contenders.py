@@ -18,12 +18,16 @@ Step = Callable[[Sequence[Tensor]], None]
 Make = Callable[[Sequence[Tensor], int], Step]
 
 
-def stepping(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> Step:
-    """A function that hands gradients to an optimizer and takes its step."""
+def stepping(
+    optimizer: torch.optim.Optimizer, weights: Sequence[Tensor], rank: int | None = None
+) -> Step:
+    """A function that hands gradients to an optimizer, behind the filter if there is a rank."""
 
     def step(gradients: Sequence[Tensor]) -> None:
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
+        if rank is not None:
+            truncate_grad_rank_(weights, rank, method="randomized")
         optimizer.step()
 
     return step
@@ -40,16 +44,8 @@ def lrg_adam(weights: Sequence[Tensor], rank: int, **options: Any) -> Step:  # n
 
 
 def sgd(weights: Sequence[Tensor], rank: int | None) -> Step:
-    """SGD with momentum, behind the filter if there is a rank."""
-    step = stepping(torch.optim.SGD(weights, momentum=0.9, fused=True), weights)
-
-    def filtered_step(gradients: Sequence[Tensor]) -> None:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        truncate_grad_rank_(weights, rank or 1, method="randomized")
-        step([weight.grad for weight in weights if weight.grad is not None])
-
-    return step if rank is None else filtered_step
+    """SGD with momentum."""
+    return stepping(torch.optim.SGD(weights, momentum=0.9, fused=True), weights, rank)
 
 
 def muon(weights: Sequence[Tensor], _: int) -> Step:

@@ -123,8 +123,7 @@ def limits(
 ) -> dict[str, Any]:
     """What steps take beyond fused Adam's, against the least that their method can take.
 
-    That is the products with the matrix for `randomized`, into memory that is already there, and
-    one eigendecomposition for `gram`.
+    That is its products with the matrix, into memory that exists, or one eigendecomposition.
     """
     stacked = [[g.reshape(problem.models, -1) for g in gradient] for gradient in gradients]
     matrix = square(stacked[-1], problem.side)
