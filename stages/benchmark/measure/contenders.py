@@ -10,21 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrg_adam import LRGAdam
+from lrg_adam import LRGAdam, truncate_grad_rank_
 from lrg_adam.flatten import square_side
+from lrg_adam.low_rank import OVERSAMPLING
 
 Step = Callable[[Sequence[Tensor]], None]
 Make = Callable[[Sequence[Tensor], int], Step]
 
-OVERSAMPLING = 8  # columns beyond the rank, LRGAdam's default for its approximate methods
 
-
-def stepping(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> Step:
-    """A function that hands gradients to an optimizer and takes its step."""
+def stepping(
+    optimizer: torch.optim.Optimizer, weights: Sequence[Tensor], rank: int | None = None
+) -> Step:
+    """A function that hands gradients to an optimizer, behind the filter if there is a rank."""
 
     def step(gradients: Sequence[Tensor]) -> None:
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
+        if rank is not None:
+            truncate_grad_rank_(weights, rank, method="randomized")
         optimizer.step()
 
     return step
@@ -38,6 +41,11 @@ def adam(weights: Sequence[Tensor], _: int, *, fused: bool | None) -> Step:
 def lrg_adam(weights: Sequence[Tensor], rank: int, **options: Any) -> Step:  # noqa: ANN401
     """LRG-Adam with one of its methods; it ends with fused Adam."""
     return stepping(LRGAdam(weights, rank=rank, fused=True, **options), weights)
+
+
+def sgd(weights: Sequence[Tensor], rank: int | None) -> Step:
+    """SGD with momentum."""
+    return stepping(torch.optim.SGD(weights, momentum=0.9, fused=True), weights, rank)
 
 
 def muon(weights: Sequence[Tensor], _: int) -> Step:
@@ -122,8 +130,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "svd": {"method": "svd"},
     "gram": {"method": "gram"},
     "randomized": {"method": "randomized"},
-    "subspace": {"method": "subspace"},
-    "subspace, certified to 1 %": {"method": "subspace", "iterations": 2, "tolerance": 0.01},
 }
 # Contenders for one model, in table order.
 CONTENDERS: dict[str, Make] = {
@@ -132,6 +138,8 @@ CONTENDERS: dict[str, Make] = {
     "Muon": muon,
     "published (full SVD)": published,
     **{name: partial(lrg_adam, **options) for name, options in METHODS.items()},
+    "SGD, fused": lambda weights, _: sgd(weights, None),
+    "randomized before SGD": sgd,
     "torch.svd_lowrank": svd_lowrank,
     "PowerSGD": power_sgd,
 }
