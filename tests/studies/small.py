@@ -116,9 +116,7 @@ SMALL_STUDIES: dict[str, Any] = {
         "digits": arm(
             "elsewhere", "digits", optimizer="adam", model="image_cnn", data="digits", lrs=[0.01]
         ),
-        "shuffled": arm(
-            "elsewhere", "shuffled", optimizer="adam", data="shuffled", lrs=[0.01]
-        ),
+        "shuffled": arm("elsewhere", "shuffled", optimizer="adam", data="shuffled", lrs=[0.01]),
         "flipped_adam": arm("flipped_labels", "20 %", optimizer="adam", data="flipped_20"),
         "none_flipped": arm("flipped_labels", "none", "flipped_adam", optimizer="adam"),
         "flipped_rank_1": arm(
