@@ -77,7 +77,8 @@ GRADIENTS = {
     "batches": 5,
     "fresh_samples": 300,
 }
-# An arm of every kind, and everything else as small as it goes.
+# An arm of every kind, and everything else as small as it goes. Reports know arms by their names:
+# `rank_20` keeps one direction here.
 SMALL_STUDIES: dict[str, Any] = {
     "defaults": DEFAULTS,
     "networks": {"mlp": {"hidden": [8]}},
@@ -90,55 +91,60 @@ SMALL_STUDIES: dict[str, Any] = {
     },
     "arms": {
         "adam": arm("rank_sweep", "Adam", optimizer="adam"),
-        "rank_1": arm("rank_sweep", "rank 1", "adam", lrs="same", **rank(1)),
+        "rank_20": arm("rank_sweep", "one direction", "adam", lrs="same", **rank(1)),
         # The side of the matrix of 418 weights.
         "rank_21": arm("rank_sweep", "rank 21", "adam", lrs="same", **rank(21)),
         "random_subspace": arm(
             "controls",
             "a random direction",
             "adam",
-            "rank_1",
+            "rank_20",
             optimizer="controls",
             lrs="same",
             **rank(1, keep="random"),
         ),
         "permuted": control(
-            "entries permuted", "rank_1", optimizer="controls", **rank(1, keep="permuted")
+            "entries permuted", "rank_20", optimizer="controls", **rank(1, keep="permuted")
         ),
         "per_layer": control("one matrix per layer", "adam", **rank(0.5, scope="parameter")),
         "noise_0": arm(
             "noise_dial", "no noise", "adam", optimizer="adam", noise=0, replicates=3, lrs=[0.01]
         ),
         "logistic": arm("elsewhere", "logistic regression", optimizer="adam", model="logistic"),
-        "logistic_rank_1": arm(
+        "logistic_rank": arm(
             "elsewhere", "logistic regression, rank 1", "logistic", model="logistic", **rank(1)
         ),
         "digits": arm(
             "elsewhere", "digits", optimizer="adam", model="image_cnn", data="digits", lrs=[0.01]
         ),
-        "shuffled": arm("elsewhere", "shuffled", optimizer="adam", data="shuffled", lrs=[0.01]),
+        "shuffled_adam": arm(
+            "elsewhere", "shuffled", optimizer="adam", data="shuffled", lrs=[0.01]
+        ),
+        "shuffled_rank_20": arm(
+            "elsewhere", "shuffled, one direction", "shuffled_adam", data="shuffled", **rank(1)
+        ),
         "flipped_adam": arm("flipped_labels", "20 %", optimizer="adam", data="flipped_20"),
         "none_flipped": arm("flipped_labels", "none", "flipped_adam", optimizer="adam"),
-        "flipped_rank_1": arm(
+        "flipped_rank_20": arm(
             "flipped_labels", "20 %, rank 1", "flipped_adam", data="flipped_20", **rank(1)
         ),
         "randomized": arm(
             "approximate",
             "randomized",
-            "rank_1",
+            "rank_20",
             lrs=[0.01],
             **rank(1, method="randomized", iterations=1),
         ),
-        "yardstick_sgd": arm(
+        "yardstick_rmsprop": arm(
             "yardstick",
-            "SGD",
+            "RMSprop",
             "adam",
-            optimizer="torch.optim.SGD",
+            optimizer="torch.optim.RMSprop",
             hyperparameters={"momentum": 0.9},
         ),
         "yardstick_muon": arm("yardstick", "Muon", "adam", optimizer="muon", lrs=[0.01]),
     },
-    "trajectories": ["adam", "rank_1", "flipped_adam"],
+    "trajectories": ["adam", "rank_20", "flipped_adam"],
     "gradients": GRADIENTS,
     "search_budget": {
         "samplers": 2,

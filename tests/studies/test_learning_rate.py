@@ -152,17 +152,6 @@ def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str
     np.testing.assert_allclose(gains, np.delete([1.0, 2.0, 3.0], unmatched))
 
 
-@pytest.mark.parametrize("end", [0, -1])
-def test_the_ends_of_adams_grid_can_be_matched(end: int) -> None:
-    adam = curves()
-    arm = {
-        name: losses[:, [end]] for name, losses in curves(offset=0.5).items() if name != "lr"
-    } | {"lr": np.array([1e-3])}
-    logs, gains = at_equal_train_loss(arm, adam)
-    np.testing.assert_allclose(logs, [LOGS[end] + 3] * 3)
-    np.testing.assert_allclose(gains, [0.5] * 3)
-
-
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +41,7 @@ SETTINGS_OF_ARMS = Path("data/arms")
 SETTINGS = Path("data/settings")
 DATA = "studies"
 PUBLISHED_ROWS = 4000  # training rows of MNIST-1D
+FINEST_RATIO = 1.05  # between neighbouring rates of a grid that is refined
 
 _ASCENDING = "an ascending list of whole numbers from 1 to"
 
@@ -75,8 +76,9 @@ class ArmConfig(_Common):
     lrs: LearningRateGrid = Field(
         description=f"{LEARNING_RATE_GRID}, or same, for the grid of the first arm in against"
     )
-    finest_ratio: Annotated[Real, Field(ge=1.05)] | None = Field(
-        default=None, description="a number of at least 1.05, or null for the grid as it is"
+    finest_ratio: Annotated[Real, Field(ge=FINEST_RATIO)] | None = Field(
+        default=None,
+        description=f"a number of at least {FINEST_RATIO}, or null for the grid as it is",
     )
     tuning_replicates: Whole = whole(1, 1_000)
     replicates: Whole = whole(2, 10_000)
@@ -210,7 +212,7 @@ Arms = dict[str, Arm]
 def read_arms() -> Arms:
     """The arms of the published studies; a mistake in arms.yaml raises UserError."""
     content = read_yaml(PUBLISHED, _Published)
-    arms = _arms(f"{PUBLISHED}: arms", content.arms, content.arms, content)
+    arms = _arms(f"{PUBLISHED}: arms", content.arms, {}, content)
     if unknown := [name for name in content.trajectories if name not in arms]:
         raise UserError(
             f"{PUBLISHED}: trajectories has {', '.join(unknown)}; allowed: names of arms"
@@ -238,7 +240,7 @@ def read_own() -> Arms:
                 f"{OWN}: own_studies has {study!r}; allowed: names that arms.yaml does not have, "
                 "each the study of an arm with an against"
             )
-    return _arms(f"{OWN}: own", content.own, {**published.arms, **content.own}, published)
+    return _arms(f"{OWN}: own", content.own, read_arms(), published)
 
 
 def read_data_sets() -> dict[str, Data]:
@@ -256,7 +258,7 @@ def read_own_data_sets() -> dict[str, Data]:
 
 def _data_sets(path: Path, sections: _Sections) -> dict[str, Data]:
     return {
-        _named(f"{path}: data.{name}", name): checked(Data, section, f"{path}: data.{name}.")
+        _named(f"{path}: data.{name}", name): checked(Data, section, f"{path}: data.{name}: ")
         for name, section in sections.items()
     }
 
@@ -266,7 +268,7 @@ def read_studies_without_arms() -> dict[str, _Common]:
     content = read_yaml(PUBLISHED, _Published)
     common = {name: content.defaults.get(name) for name in _Common.model_fields}
     return {
-        name: checked(model, {**common, **getattr(content, name)}, f"{PUBLISHED}: {name}.")
+        name: checked(model, {**common, **getattr(content, name)}, f"{PUBLISHED}: {name}: ")
         for name, model in STUDIES_WITHOUT_ARMS.items()
     }
 
@@ -288,40 +290,38 @@ def _named(where: str, name: str) -> str:
     return name
 
 
-def _arms(
-    where: str, entries: dict[str, _Entry], known: Mapping[str, _Entry], common: _Published
-) -> Arms:
-    """Complete and check the training of each arm."""
-    found = {}
+def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Published) -> Arms:
+    """Complete and check the training of each arm; `others` are what it may be compared with."""
+    arms = dict(others)
     for name, entry in entries.items():
         here = f"{where}.{_named(f'{where}.{name}', name)}"
-        if unknown := [base for base in entry.against if base not in known]:
+        given = {**common.defaults, **entry.train}
+        given.setdefault("options", common.networks.get(str(given.get("model")), {}))
+        if entry.train.get("lrs") == "same" and entry.against:
+            given["lrs"] = common.defaults.get("lrs")
+        elif "lrs" in entry.train:
+            given["finest_ratio"] = entry.train.get("finest_ratio")
+        train = checked(ArmConfig, given, f"{here}.train: ")
+        arms[name] = Arm(entry.study, entry.label, entry.against, train)
+    for name, entry in entries.items():
+        if unknown := [base for base in entry.against if base not in arms]:
             raise UserError(
-                f"{here}.against = {entry.against}; allowed: names of arms, which "
+                f"{where}.{name}.against = {entry.against}; allowed: names of arms, which "
                 f"{', '.join(unknown)} is not"
             )
-        bases = [known[base].train for base in entry.against]
-        given = {**common.defaults, **entry.train, **_grid(entry.train, bases, common.defaults)}
-        given.setdefault("options", common.networks.get(str(given.get("model")), {}))
-        train = checked(ArmConfig, given, f"{here}.train.")
-        found[name] = Arm(entry.study, entry.label, entry.against, train)
-    return found
+        bases = [arms[base].train for base in entry.against]
+        train = arms[name].train.model_copy(update=_grid(entry.train, bases))
+        arms[name] = replace(arms[name], train=train)
+    return {name: arms[name] for name in entries}
 
 
-def _grid(
-    train: Mapping[str, Any], bases: list[dict[str, Any]], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The learning rates of an arm: its own, its baseline's, or a grid refined to be as fine."""
-    default = {key: defaults.get(key) for key in ("lrs", "finest_ratio")}
-    if "lrs" not in train:
-        grids = [base["lrs"] for base in bases if isinstance(base.get("lrs"), list)]
-        ratios = [high / low for grid in grids for low, high in pairwise(grid)]
-        return {**default, "finest_ratio": min(ratios, default=default["finest_ratio"])}
-    if train["lrs"] != "same" or not bases:
-        return {"lrs": train["lrs"], "finest_ratio": train.get("finest_ratio")}
-    if "lrs" not in bases[0]:
-        return default
-    return {"lrs": bases[0]["lrs"], "finest_ratio": bases[0].get("finest_ratio")}
+def _grid(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
+    """What an arm without learning rates of its own takes over from what it is compared with."""
+    if train.get("lrs") == "same":
+        return {"lrs": bases[0].lrs, "finest_ratio": bases[0].finest_ratio}
+    grids = [base.lrs for base in bases if base.finest_ratio is None and "lrs" not in train]
+    ratios = [high / low for grid in grids for low, high in pairwise(grid)]
+    return {"finest_ratio": max(min(ratios), FINEST_RATIO)} if ratios else {}
 
 
 def read_data(name: str) -> Dataset:
