@@ -31,7 +31,7 @@ CONTRASTS = {
 
 
 def contrasts(params: Params) -> pd.DataFrame:
-    """One row per contrast of known arms on the primary measure, over the replicates that all its arms have.
+    """One row per contrast of known arms on the primary measure, over their common replicates.
 
     The margin is a share of the mean of Adam in the second effect. The contrasts are a family for
     Holm's correction: `p_value`, `equivalence_p_value` and `verdict` are corrected.
