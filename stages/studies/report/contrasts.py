@@ -13,6 +13,7 @@ from experiment.stage import files
 from experiment.stage.params import Params, read_params
 from experiment.stage.randomness import stream
 from studies.report.tables import final_replicates
+from studies.training.arms import read_arms
 
 # Each effect is a pair of arms, the first minus the second; a contrast is the first effect minus
 # the second.
@@ -30,13 +31,19 @@ CONTRASTS = {
 
 
 def contrasts(params: Params) -> pd.DataFrame:
-    """One row per contrast on the primary measure, over the replicates that all its arms have.
+    """One row per contrast of known arms on the primary measure, over their common replicates.
 
     The margin is a share of the mean of Adam in the second effect. The contrasts are a family for
     Holm's correction: `p_value`, `equivalence_p_value` and `verdict` are corrected.
     """
+    known = read_arms()
+    wanted = {
+        name: pairs
+        for name, pairs in CONTRASTS.items()
+        if all(arm in known for pair in pairs for arm in pair)
+    }
     single = []
-    for name, pairs in CONTRASTS.items():
+    for name, pairs in wanted.items():
         arms = dict.fromkeys(arm for pair in pairs for arm in pair)
         table = pd.concat(
             {arm: final_replicates(arm)[PRIMARY] for arm in arms}, axis=1, join="inner"
@@ -50,7 +57,7 @@ def contrasts(params: Params) -> pd.DataFrame:
             )
         )
     rows = []
-    for (name, pairs), found in zip(CONTRASTS.items(), correct_family(single), strict=True):
+    for (name, pairs), found in zip(wanted.items(), correct_family(single), strict=True):
         first, second = (f"{arm} minus {base}" for arm, base in pairs)
         row = {"contrast": name, "effect": first, "minus_effect": second, "measure": PRIMARY}
         rows.append(row | asdict(found) | {"verdict": found.verdict})

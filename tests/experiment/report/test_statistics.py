@@ -90,37 +90,16 @@ def test_mean_interval_of_two_replicates_in_closed_form() -> None:
     assert (low, high) == pytest.approx((1 - math.tan(0.475 * math.pi), 12.7062 + 1))
 
 
-def test_mean_interval_over_another_axis() -> None:
-    curves = np.random.default_rng(0).normal(size=(12, 5))
-    np.testing.assert_array_equal(mean_interval(curves.T, axis=1), mean_interval(curves))
-
-
-def test_mean_interval_is_computed_in_double_precision() -> None:
-    losses = np.full(1000, 0.1, dtype=np.float32)
-    assert mean_interval(losses).mean == pytest.approx(float(losses[0]), rel=1e-12)
-
-
 def test_one_replicate_has_a_mean_but_no_interval() -> None:
     interval = mean_interval([[1.0, 2.0]])
     np.testing.assert_array_equal(interval.mean, [1.0, 2.0])
     assert np.isnan([interval.low, interval.high]).all()
 
 
-def test_a_diverged_replicate_spoils_its_own_epoch_alone() -> None:
-    interval = mean_interval([[1.0, math.inf, math.nan], [1.0, 1.0, 1.0]])
-    np.testing.assert_array_equal(interval.mean, [1.0, math.inf, math.nan])
-    np.testing.assert_array_equal(interval.low, [1.0, math.nan, math.nan])
-
-
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
 def test_mean_interval_rejects_a_confidence_that_is_no_probability(confidence: float) -> None:
     with pytest.raises(ValueError, match="confidence"):
         mean_interval([1.0, 2.0], confidence=confidence)
-
-
-def test_mean_interval_rejects_no_replicates() -> None:
-    with pytest.raises(ValueError, match="at least one replicate"):
-        mean_interval(np.empty((0, 3)))
 
 
 # The parts of a comparison against independent references
@@ -133,18 +112,6 @@ def test_equivalence_p_value_is_that_of_statsmodels(replicates: int, shift: floa
     expected, *_ = ttost_paired(treatment, baseline, -0.25, 0.25)
     result = compare(treatment, baseline, margin=0.25)
     assert result.equivalence_p_value == pytest.approx(expected, rel=1e-9)
-
-
-@given(st.integers(2, 40), st.floats(0.01, 2.0), st.integers(0, 10**6))
-@settings(deadline=None)
-def test_equivalence_is_a_90_percent_interval_inside_the_margin(
-    replicates: int, margin: float, seed: int
-) -> None:
-    treatment, baseline = arms(replicates, seed=seed)
-    _, low, high = mean_interval(treatment - baseline, confidence=0.9)
-    assume(min(abs(low + margin), abs(high - margin)) > 1e-9)
-    result = compare(treatment, baseline, margin=margin, resamples=99)
-    assert (result.verdict == "equivalent") == (-margin < low and high < margin)
 
 
 @pytest.mark.parametrize("replicates", [2, 5, 9])
@@ -161,13 +128,6 @@ def test_sign_flip_p_value_is_that_of_scipy_when_exact(replicates: int) -> None:
 def test_sign_flip_p_value_counts_ties_in_spite_of_rounding(steps: list[int]) -> None:
     zeros, whole = np.zeros(len(steps)), np.array(steps)
     assert compare(whole * 0.1, zeros).p_value == compare(whole, zeros).p_value
-
-
-def test_sign_flip_p_value_of_one_sign_is_the_smallest_possible() -> None:
-    rng = np.random.default_rng(0)
-    exact, drawn = rng.uniform(1, 2, size=10), rng.uniform(1, 2, size=30)
-    assert compare(exact, np.zeros(10)).p_value == 2 / 2**10
-    assert compare(drawn, np.zeros(30), resamples=499).p_value == 1 / 500
 
 
 def test_drawn_sign_flips_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,18 +151,6 @@ def test_interval_is_efrons_bca_at_hesterbergs_level() -> None:
     z = bias + math.sqrt(n / (n - 1)) * stats.t.ppf([0.025, 0.975], n - 1)
     low, high = np.quantile(draws, normal.cdf(bias + z / (1 - acceleration * z)))
     assert (result.low, result.high) == pytest.approx((low, high), abs=0.01 * (high - low))
-
-
-@pytest.mark.parametrize("replicates", [20, 60])
-def test_interval_of_normal_differences_is_nearly_students(replicates: int) -> None:
-    scores = stats.norm.ppf((np.arange(replicates) + 0.5) / replicates)
-    result = compare(scores + 0.3, np.zeros(replicates), resamples=50_000)
-    _, low, high = mean_interval(scores + 0.3)
-    assert (result.low, result.high) == pytest.approx((low, high), abs=0.02 * (high - low))
-
-
-def test_probability_lower_counts_ties_as_half() -> None:
-    assert compare([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 3.0, 3.0]).probability_lower == 0.625
 
 
 def test_pairing_finds_what_unpaired_noise_would_hide() -> None:
@@ -280,12 +228,6 @@ def test_differences_that_are_equal_but_for_rounding_have_an_interval_of_no_widt
     assert result.verdict == "equivalent"
 
 
-def test_an_arm_that_does_not_vary_has_no_correlation() -> None:
-    result = compare([0.9, 0.9, 0.9], [0.5, 0.7, 0.6])
-    assert math.isnan(result.correlation)
-    assert math.isfinite(result.low)
-
-
 @pytest.mark.parametrize(
     ("treatment", "baseline", "message"),
     [
@@ -353,38 +295,6 @@ def test_swapping_the_arms_mirrors_the_comparison(
     assert back.verdict == OPPOSITE[there.verdict]
 
 
-@given(st.integers(2, 40), st.floats(-1, 1), st.integers(0, 10**6))
-@settings(deadline=None)
-def test_calling_higher_better_negates_the_measure(
-    replicates: int, shift: float, seed: int
-) -> None:
-    treatment, baseline = arms(replicates, shift, seed)
-    result = compare(treatment, baseline)
-    negated = compare(-treatment, -baseline, lower_is_better=False)
-    assume(min(abs(result.low), abs(result.high)) > 1e-9)
-    assert negated.verdict == result.verdict
-
-
-@given(
-    st.integers(2, 40),
-    st.integers(0, 10**6),
-    st.floats(-100, 100),
-    st.floats(0.01, 100),
-)
-@settings(deadline=None)
-def test_only_the_units_follow_a_shift_and_a_scale_of_both_arms(
-    replicates: int, seed: int, shift: float, scale: float
-) -> None:
-    treatment, baseline = arms(replicates, 0.1, seed)
-    before = compare(treatment, baseline, margin=0.05)
-    after = compare(scale * (treatment + shift), scale * (baseline + shift), margin=0.05 * scale)
-    for name in ("mean_difference", "low", "high"):
-        expected = scale * getattr(before, name)
-        assert getattr(after, name) == pytest.approx(expected, rel=1e-6, abs=1e-9 * scale)
-    for name in ("p_value", "equivalence_p_value", "probability_lower", "correlation"):
-        assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-6, abs=1e-9)
-
-
 @given(st.integers(2, 16), st.integers(0, 10**6), st.randoms(use_true_random=False))
 @settings(deadline=None)
 def test_the_order_of_the_replicates_does_not_matter(
@@ -398,14 +308,6 @@ def test_the_order_of_the_replicates_does_not_matter(
         if field.name not in ("low", "high"):
             expected = getattr(before, field.name)
             assert getattr(after, field.name) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-def test_the_order_of_the_replicates_moves_the_interval_within_monte_carlo_error() -> None:
-    treatment, baseline = arms(40)
-    before = compare(treatment, baseline, resamples=20_000)
-    after = compare(treatment[::-1], baseline[::-1], resamples=20_000)
-    tolerance = 0.02 * (before.high - before.low)
-    assert (after.low, after.high) == pytest.approx((before.low, before.high), abs=tolerance)
 
 
 @pytest.mark.parametrize("replicates", [10, 30])
@@ -430,22 +332,6 @@ def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     np.testing.assert_allclose(holm(p_values), expected, rtol=1e-12)
 
 
-def test_holm_in_closed_form() -> None:
-    np.testing.assert_allclose(holm([0.03, 0.01, 0.02, 0.9]), [0.06, 0.04, 0.06, 0.9])
-    assert holm([]).size == 0
-
-
-@pytest.mark.parametrize("p_values", [[0.1, math.nan], [1.1], [-0.1], [[0.1]], 0.1])
-def test_holm_rejects_what_is_no_list_of_probabilities(p_values: list[float]) -> None:
-    with pytest.raises(ValueError, match="p-values"):
-        holm(p_values)
-
-
-def test_a_family_of_one_keeps_its_verdict_and_an_empty_one_stays_empty() -> None:
-    assert correct_family([comparison()]) == [comparison()]
-    assert correct_family([]) == []
-
-
 def test_correction_takes_back_what_the_family_does_not_support() -> None:
     clear, faint, same = comparison(p=0.001), comparison(p=0.03), comparison(low=-1, p=0.5, q=0.001)
     corrected = correct_family([faint, clear, same])
@@ -453,12 +339,6 @@ def test_correction_takes_back_what_the_family_does_not_support() -> None:
     assert [c.verdict for c in corrected] == ["inconclusive", "worse", "equivalent"]
     assert [c.p_value for c in corrected] == pytest.approx([0.06, 0.003, 0.5])
     assert [c.equivalence_p_value for c in corrected] == pytest.approx([1.0, 1.0, 0.003])
-
-
-def test_a_lost_equivalence_leaves_the_difference_that_is_still_supported() -> None:
-    negligible = comparison(p=0.001, q=0.04)
-    assert negligible.verdict == "equivalent"
-    assert correct_family([negligible, comparison(p=0.9)])[0].verdict == "worse"
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=8))
@@ -493,17 +373,6 @@ def test_first_epoch_at_or_below_the_target() -> None:
     np.testing.assert_array_equal(first_epoch(CURVES, 2.0), [0, 0, 0, 0, 0])
 
 
-@pytest.mark.parametrize("curves", [[1.0, 2.0], np.empty((3, 0))])
-def test_first_epoch_rejects_what_are_no_curves(curves: ArrayLike) -> None:
-    with pytest.raises(ValueError, match="curves must be of shape"):
-        first_epoch(curves, 1.0)
-
-
-def test_first_epoch_rejects_a_target_that_is_no_number() -> None:
-    with pytest.raises(ValueError, match="target"):
-        first_epoch(CURVES, math.nan)
-
-
 def test_censored_replicates_count_at_the_horizon() -> None:
     faster = np.maximum(CURVES - 0.5, 0.0)
     result = compare_epochs_to_target(faster, CURVES, 0.5, margin=0.1, rng=0, resamples=99)
@@ -536,8 +405,3 @@ def test_a_target_nobody_reaches_compares_nothing() -> None:
     assert (result.treatment_reached, result.baseline_reached) == (0.0, 0.0)
     assert result.treatment_mean == result.horizon == 3
     assert result.epochs is None
-
-
-def test_curves_of_different_lengths_are_rejected() -> None:
-    with pytest.raises(ValueError, match="curves differ in shape"):
-        compare_epochs_to_target(CURVES, CURVES[:, :3], 0.5, margin=1, rng=0)
