@@ -140,17 +140,10 @@ def compute_gradient(
     batch: Tensor,
     replicate: int | None = None,
 ) -> Tensor:
-    """Set `.grad` of the trained weights to the gradient of a batch, and return the loss.
+    """Set `.grad` of the weights (R, ...) to the gradient of a batch, and return the loss.
 
-    Args:
-        noise: see `RunConfig`.
-        network: what is trained.
-        weights: each (R, ...).
-        x: all samples (N, F).
-        y: their classes (N,).
-        batch: positions (R, B) of the samples of each replicate.
-        replicate: the position of the only one that is computed, or None for all.
-
+    The batch holds positions (R, B) in the samples x (N, F) and their classes y (N,). If the
+    position of a replicate is given, the gradients of the others are zero.
     """
     for name in network.shapes:
         weights[name].grad = None

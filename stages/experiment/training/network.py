@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from experiment.stage import plugins
 from experiment.stage.data import Split
@@ -27,8 +27,6 @@ from experiment.stage.params import Model
 from experiment.training.generators import Generators
 
 Weights = dict[str, Tensor]
-
-ALLOWED = "a torch.nn.Module that takes samples (B, inputs) and returns class scores (B, classes)"
 
 
 class Network(ABC):
@@ -184,14 +182,20 @@ class SeparateNetwork(ModuleNetwork):
 
 
 class _WithBuffers(nn.Module):
-    """A module that also returns its buffers, which it may have replaced by new ones."""
+    """A module that also returns its buffers, which it may have replaced by new ones.
+
+    What it raises becomes a UserError.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> tuple[Tensor, Weights]:
-        scores = self.module(x)
+        try:
+            scores = self.module(x)
+        except Exception as error:
+            raise UserError(f"the network, on {len(x)} samples: {reason(error)}") from None
         return scores, dict(self.module.named_buffers())
 
 
@@ -230,53 +234,44 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model", *size)
     where = f"stages/experiment/networks/{name}.py"
     samples = torch.from_numpy(data.x[:3])
+
+    def complete() -> Any:  # noqa: ANN401 - what a user's code makes
+        made = create(*size, **given)
+        if isinstance(made, nn.Module) and any(map(is_lazy, made.parameters())):
+            with torch.no_grad():
+                made.eval()(samples)  # its layers learn their shapes
+            made.train()
+        return made
+
     try:
         with Generators(0).active():
-            made = create(*size, **given)
-    except Exception as error:
-        raise UserError(
-            f"{where} refuses {data.inputs} inputs and {data.classes} classes with {given}: "
-            f"{reason(error)}"
-        ) from None
-    if isinstance(made, Network):
-        return made
-    if not isinstance(made, nn.Module):
-        raise UserError(f"{where} makes a {type(made).__name__}; allowed: {ALLOWED}")
-
-    def complete() -> nn.Module:
-        module: nn.Module = create(*size, **given)
-        if any(isinstance(weight, UninitializedParameter) for weight in module.parameters()):
-            with torch.no_grad():
-                module.eval()(samples)  # lazy layers learn their shapes
-        return module.train()
-
-    try:
+            made = complete()
+        if isinstance(made, Network):
+            return made
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"create returns {type(made).__name__}")
         separate = SeparateNetwork(complete)
         if not separate.shapes:
-            raise UserError(f"{where} has nothing to train; allowed: {ALLOWED}")
+            raise ValueError("it has nothing to train")
         expected = _results(separate, samples)
+        if (shape := tuple(expected[0].shape[1:])) != (len(samples), data.classes):
+            raise ValueError(f"scores of shape {shape} for {len(samples)} samples")
     except Exception as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{where} with {given}: {reason(error)}; allowed: {ALLOWED}") from None
-    if (shape := tuple(expected[0].shape[1:])) != (len(samples), data.classes):
         raise UserError(
-            f"{where} returns scores of shape {shape} for {len(samples)} samples; "
-            f"allowed: ({len(samples)}, {data.classes})"
-        )
+            f"{where} for {data.inputs} inputs and {data.classes} classes with {given}: "
+            f"{reason(error)}; allowed: a torch.nn.Module that takes samples (B, inputs) and "
+            "returns class scores (B, classes)"
+        ) from None
     stacked = ModuleNetwork(complete)
     try:
-        found = _results(stacked, samples)
-        if all(
-            torch.allclose(ours, alone, rtol=1e-3, atol=1e-4, equal_nan=True)
-            for ours, alone in zip(found, expected, strict=True)
-        ):
-            return stacked
-        why = "it would compute something else than alone"
+        for ours, alone in zip(_results(stacked, samples), expected, strict=True):
+            if not torch.allclose(ours, alone, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise ValueError("it would compute something else than alone")
     except Exception as error:
         why = shorten(str(error), width=100)
-    _say(f"{where}: slower, one replicate at a time, as torch.func cannot stack it ({why})")
-    return separate
+        _say(f"{where}: slower, one replicate at a time, as torch.func cannot stack it ({why})")
+        return separate
+    return stacked
 
 
 def _results(network: ModuleNetwork, x: Tensor) -> list[Tensor]:

@@ -125,7 +125,7 @@ def test_initial_weights_are_those_of_torch_s_own_layers_in_distribution(name: s
         ("mlp", {"hidden": [8], "depth": 2}, 40, "unknown key params.yaml: model.depth; allowed: "),
         ("mlp", {}, 40, "params.yaml: model: .*missing a required .*'hidden'"),
         ("image_cnn", {}, 40, "networks/image_cnn.py.* 40 numbers do not form a square"),
-        ("cnn", {}, 2, "networks/cnn.py refuses 2 inputs .* too short for its convolutions"),
+        ("cnn", {}, 2, "networks/cnn.py for 2 inputs .* too short for its convolutions"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_one_line(

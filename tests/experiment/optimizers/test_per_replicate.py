@@ -95,15 +95,6 @@ def test_a_replicate_is_the_model_that_a_plain_loop_trains(name: str) -> None:
             assert (ours - first[key][replicate]).abs().max() > 100 * bound  # it did train
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_replicate_does_not_depend_on_its_companions(name: str) -> None:
-    _, hyperparameters, bound = OPTIMIZERS[name]
-    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
-    together, only = (trained(setting, replicates)[-1] for replicates in (range(3), range(2, 3)))
-    for key, tensor in only.items():
-        torch.testing.assert_close(together[key][2], tensor[0], rtol=1e-4, atol=bound)
-
-
 @pytest.mark.parametrize("name", ["muon", "torch.optim.NAdam"])
 def test_a_diverged_replicate_leaves_the_others_alone(name: str) -> None:
     _, hyperparameters, bound = OPTIMIZERS[name]
@@ -120,19 +111,6 @@ def test_a_diverged_replicate_leaves_the_others_alone(name: str) -> None:
             torch.testing.assert_close(
                 tensor[other].detach(), untouched[key][other], rtol=1e-4, atol=bound
             )
-
-
-@pytest.mark.parametrize(
-    ("name", "stacked"), [("torch.optim.Adam", "adam"), ("lrg_adam.LRGAdam", "lrg_adam")]
-)
-def test_one_by_one_is_all_at_once(name: str, stacked: str) -> None:
-    hyperparameters = {"lr": 0.01} | ({"rank": 5} if stacked == "lrg_adam" else {})
-    one, all_at_once = (
-        trained(replace(SETTING, optimizer=o, hyperparameters=hyperparameters), range(3))[-1]
-        for o in (name, stacked)
-    )
-    for key in one:
-        torch.testing.assert_close(one[key], all_at_once[key], rtol=1e-3, atol=1e-5)
 
 
 def test_muon_trains_matrices_and_adam_all_other_weights() -> None:
@@ -436,10 +414,3 @@ def test_a_rank_out_of_range_is_told_with_the_side_of_the_matrix(name: str, rank
         f"arms.mine.hyperparameters.rank = {rank}; allowed: a whole number from 1 to {SIDE} "
         "(the side of the gradient matrix)"
     )
-
-
-def test_a_check_leaves_the_global_generators_alone() -> None:
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    optimizer.check("controls", {"lr": 0.1, "keep": "random", "rank": 2}, NETWORK, "arms.mine")
-    assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])

@@ -94,13 +94,6 @@ def test_both_optimizers_start_from_the_same_weights_and_see_the_same_batches() 
     assert all(torch.equal(adam[name], lrg_adam[name]) for name in adam)
 
 
-def test_replicates_differ_and_so_do_purposes() -> None:
-    weights = last(SETTING, range(2))["layers.0.weight"]
-    other = last(replace(SETTING, purpose="other"), range(2))["layers.0.weight"]
-    assert not torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights, other)
-
-
 def test_training_leaves_the_global_generators_alone() -> None:
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     last(LRG_SETTING, range(2))
@@ -150,12 +143,6 @@ def test_a_diverged_replicate_leaves_the_others_alone(optimizer: str) -> None:
     for name, tensor in weights.items():
         for other in (0, 2):
             torch.testing.assert_close(tensor[other], untouched[name][other], rtol=0, atol=1e-5)
-
-
-def test_sample_losses_take_labels_for_each_replicate_or_for_all() -> None:
-    logits = torch.randn(3, 5, 10)
-    y = torch.randint(10, (5,))
-    assert torch.equal(sample_losses(logits, y), sample_losses(logits, y.expand(3, 5)))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 2.0])
