@@ -189,20 +189,21 @@ def test_the_filtered_update_is_adam_s_update_truncated() -> None:
     )
     assert all(map(torch.equal, full, adam))
 
-    weight = torch.randn(3, 6, 6, requires_grad=True)
-    before = weight.detach().clone()
-    twin = before.clone().requires_grad_()
+    weight = torch.zeros(3, 6, 6, requires_grad=True)
+    twin = torch.zeros(3, 6, 6, requires_grad=True)
     stepper = filtered_update.create([weight], lr=0.1, rank=2)
     adam = torch.optim.Adam([twin], lr=0.1)
-    for _ in range(2):  # the moments are those of the unfiltered gradients
+    generator = torch.Generator().manual_seed(0)
+    for step in range(3):  # the moments are those of the unfiltered gradients
         start = weight.detach().clone(), twin.detach().clone()
-        weight.grad = torch.randn(3, 6, 6)
+        weight.grad = torch.randn(3, 6, 6, generator=generator)
         twin.grad = weight.grad.clone()
         stepper.step()
         adam.step()
-        torch.testing.assert_close(
-            weight.detach() - start[0], best(twin.detach() - start[1], 2), rtol=0, atol=1e-5
-        )
+        if step > 0:  # the first update, of signs alone, may have equal singular values
+            torch.testing.assert_close(
+                weight.detach() - start[0], best(twin.detach() - start[1], 2), rtol=0, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize(
