@@ -17,8 +17,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "published (full SVD)": {"color": "#D55E00", "marker": "s"},
     "gram": {"color": "#0072B2", "marker": "D"},
     "randomized": {"color": "#E69F00", "marker": "^"},
-    "subspace": {"color": "#009E73", "marker": "v"},
-    "subspace, certified to 1 %": {"color": "#009E73", "marker": "X", "linestyle": "--"},
+    "randomized before SGD": {"color": "#009E73", "marker": "v"},
     "torch.svd_lowrank": {"color": "#CC79A7", "marker": "<"},
     "PowerSGD": {"color": "#56B4E9", "marker": ">"},
 }

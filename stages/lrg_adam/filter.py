@@ -1,9 +1,9 @@
 """The low-rank filter of gradients, for any optimizer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,41 +11,37 @@ from torch import Tensor
 from . import low_rank, private
 from .flatten import from_square, resembling, square_side, to_square
 
-if TYPE_CHECKING:
-    from .sharded import ShardedMatrix
-
-TOO_LARGE = "gradients are finite, but too large for the norm of their matrix"
-
 
 @dataclass(frozen=True)
 class Options:
-    """What the filter does; see :func:`truncate_grad_rank_`.
-
-    Raises:
-        ValueError: for what is not allowed.
-
-    """
+    """What the filter does; see :func:`truncate_grad_rank_`. Raises ValueError if not allowed."""
 
     rank: int | float
     method: str = "gram"
     scope: str = "model"
     batch_dims: int = 0
+    nonfinite: str = "raise"
     seed: int = 0
     iterations: int = 4
 
     def __post_init__(self) -> None:
-        share = isinstance(self.rank, float) and 0 < self.rank < 1
-        if not share and not _is_int(self.rank, 1):
-            raise ValueError(
-                f"Invalid rank: {self.rank!r}, should be an int >= 1 or a float in (0, 1)"
-            )
-        check_choice("method", self.method, ("gram", "svd", "randomized"))
-        check_choice("scope", self.scope, ("model", "parameter"))
-        for name, least in (("batch_dims", 0), ("seed", 0), ("iterations", 1)):
-            if not _is_int(getattr(self, name), least):
+        for name, choices in {
+            "method": ("gram", "svd", "randomized"),
+            "scope": ("model", "parameter"),
+            "nonfinite": ("raise", "skip", "propagate"),
+        }.items():
+            if getattr(self, name) not in choices:
+                allowed = ", ".join(choices)
                 raise ValueError(
-                    f"Invalid {name}: {getattr(self, name)!r}, should be an int >= {least}"
+                    f"Invalid {name}: {getattr(self, name)}, should be one of {allowed}"
                 )
+        share = isinstance(self.rank, float) and 0 < self.rank < 1
+        for name, least in {"rank": 1, "batch_dims": 0, "seed": 0, "iterations": 1}.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if not whole and not (name == "rank" and share):
+                allowed = f"an int >= {least}" + " or a float in (0, 1)" * (name == "rank")
+                raise ValueError(f"Invalid {name}: {value!r}, should be {allowed}")
 
     def check_shapes(self, params: Iterable[Tensor]) -> None:
         """Raise ValueError unless all parameters have the same ``batch_dims`` leading axes."""
@@ -58,16 +54,6 @@ class Options:
                     f"{tuple(p.shape)}, all parameters need the same leading axes"
                 )
             batch = shape
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"Invalid {name}: {value}, should be one of {', '.join(choices)}")
-
-
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @private.uncompiled
@@ -104,7 +90,8 @@ def truncate_grad_rank_(
         batch_dims: number of leading axes, the same in every parameter, that index independent
             models with a matrix each.
         nonfinite: "propagate" turns a matrix with a NaN or infinite entry, or whose norm overflows,
-            into NaN throughout, and no other. "raise" raises, which waits for the device.
+            into NaN throughout, and no other. "skip" leaves all gradients as they are, and "raise"
+            raises; these two wait for the device.
         seed: decides the directions of "randomized". Pass the number of the step to vary them.
         iterations: of "randomized"; each costs two products of the matrix with rank + 8 columns.
 
@@ -121,24 +108,20 @@ def truncate_grad_rank_(
 
     """
     params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    check_choice("nonfinite", nonfinite, ("propagate", "raise"))
-    options = Options(rank, method, scope, batch_dims, seed, iterations)
+    options = Options(rank, method, scope, batch_dims, nonfinite, seed, iterations)
     options.check_shapes(params)
     truncation = Truncation([(options, params, 0)])
-    if nonfinite == "raise" and not truncation.finite():
-        culprit = truncation.nonfinite_parameter()
-        if culprit is None:
-            raise RuntimeError(TOO_LARGE)
+
+    def name(culprit: Tensor) -> str:
         index = next(i for i, p in enumerate(params) if p is culprit)
-        raise RuntimeError(
-            f"non-finite gradient in parameter {index} of shape {tuple(culprit.shape)}"
-        )
-    truncation.write()
+        return f"{index} of shape {tuple(culprit.shape)}"
+
+    truncation.write(nonfinite, name)
     return truncation.kept()
 
 
 class _Matrix(NamedTuple):
-    """The truncated gradients of one matrix."""
+    """A matrix whose gradients are truncated, and not yet replaced."""
 
     params: list[Tensor]
     grads: list[Tensor]  # one for each parameter
@@ -148,137 +131,141 @@ class _Matrix(NamedTuple):
 
 
 class Truncation:
-    """The truncated gradients of parameters, computed and not yet written.
-
-    Args:
-        parts: the options, the parameters and the number of the step, for each set of parameters
-            with options of its own.
+    """The truncated gradients of sets of parameters with the options and the step of each.
 
     Raises:
         RuntimeError: if a gradient is sparse or complex.
 
     """
 
-    def __init__(self, parts: Iterable[tuple[Options, list[Tensor], int | Tensor]]) -> None:
-        self._params: list[Tensor] = []
+    def __init__(self, sets: Iterable[tuple[Options, list[Tensor], int | Tensor]]) -> None:
+        self._grads: list[tuple[Tensor, Tensor]] = []  # parameters with their whole gradients
         self._matrices: list[_Matrix] = []
-        self._ones = torch.ones((), dtype=torch.float64)
-        for options, params, step in parts:
-            present = [p for p in params if p.grad is not None]
-            for p in present:
-                _check_gradient(p.grad)
-            self._params += present
-            if not present or any(p.is_meta for p in present):
-                continue  # nothing, or no values, to filter
-            batch = present[0].shape[: options.batch_dims]
-            self._ones = torch.ones(batch, dtype=torch.float64, device=present[0].device)
-            with _full_precision(present[0].device):
-                for one in _matrices(options, params):
-                    truncated = _truncated(options, one, step)
-                    if truncated is not None:
-                        self._matrices.append(truncated)
+        self._one = torch.ones((), dtype=torch.float64)
+        for options, params, step in sets:
+            # What is on the meta device has no values to filter.
+            present = [(p, p.grad) for p in params if p.grad is not None and not p.is_meta]
+            for _, grad in present:
+                if grad.layout != torch.strided or grad.is_complex():
+                    kind = "complex" if grad.is_complex() else "sparse"
+                    raise RuntimeError(f"the low-rank filter does not support {kind} gradients")
+            self._grads += present
+            if not present:
+                continue
+            first, axes = present[0][0], options.batch_dims
+            self._one = torch.ones(first.shape[:axes], dtype=torch.float64, device=first.device)
+            matrices = [params]
+            if options.scope == "parameter":
+                matrices = [[p] for p, _ in present if p.ndim >= axes + 2]
+            with _full_precision(first.device):
+                found = [_truncated(options, matrix, step) for matrix in matrices]
+            self._matrices += [matrix for matrix in found if matrix is not None]
 
     def finite(self) -> Tensor:
         """Whether all that :meth:`write` leaves behind is finite, the same on all processes."""
         filtered = {id(p) for matrix in self._matrices for p in matrix.params}
         found = [matrix.finite for matrix in self._matrices]
-        found += [_finite(p.grad) for p in self._params if id(p) not in filtered]
-        return torch.stack([f.to(self._ones.device) for f in found] or [self._ones]).all()
+        found += [_finite(grad) for p, grad in self._grads if id(p) not in filtered]
+        return torch.stack([one.to(self._one.device) for one in found] or [self._one]).all()
 
-    def nonfinite_parameter(self) -> Tensor | None:
-        """The first parameter whose gradient is not finite."""
-        return next((p for p in self._params if not _finite(p.grad)), None)
+    def write(self, nonfinite: str, name: Callable[[Tensor], str]) -> bool:
+        """Replace the gradients, and return whether they were; see :func:`truncate_grad_rank_`.
 
-    def kept(self) -> Tensor:
-        """Share of the squared norm of the filtered gradients, see :func:`truncate_grad_rank_`."""
-        if not self._matrices:
-            return self._ones
-        device = self._ones.device
-        kept, whole = (
-            torch.stack([t.to(device) for t in norms]).sum(0)
-            for norms in zip(*((m.kept, m.whole) for m in self._matrices), strict=True)
-        )
-        return (kept / whole).clamp(max=1).where((kept > 0) | (whole != 0), self._ones)
+        Args:
+            nonfinite: what to do if something is not finite.
+            name: tells how to call a parameter in an error.
 
-    def write(self) -> None:
-        """Replace the gradients."""
+        """
+        if nonfinite != "propagate" and not self.finite():
+            if nonfinite == "skip":
+                return False
+            for p, grad in self._grads:
+                if not _finite(grad):
+                    raise RuntimeError(f"non-finite gradient in parameter {name(p)}")
+            raise RuntimeError("gradients are finite, but too large for the norm of their matrix")
         for matrix in self._matrices:
             for p, grad in zip(matrix.params, matrix.grads, strict=True):
                 if p.grad is not None:
                     p.grad = grad
+        return True
 
-
-def _matrices(options: Options, params: list[Tensor]) -> list[list[Tensor]]:
-    """List the parameters of each matrix that has a gradient."""
-    if options.scope == "model":
-        return [params]
-    axes = options.batch_dims + 2
-    return [[p] for p in params if p.grad is not None and p.ndim >= axes]
+    def kept(self) -> Tensor:
+        """Share of the squared norm of the filtered gradients, see :func:`truncate_grad_rank_`."""
+        device = self._one.device
+        kept = sum((m.kept.to(device) for m in self._matrices), torch.zeros_like(self._one))
+        whole = sum((m.whole.to(device) for m in self._matrices), torch.zeros_like(self._one))
+        return (kept / whole).clamp(max=1).where((kept > 0) | (whole != 0), self._one)
 
 
 def _truncated(options: Options, params: list[Tensor], step: int | Tensor) -> _Matrix | None:
     """Truncate one matrix, unless its rank is full or it has no entries."""
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    whole, batch_dims = options.scope == "model", options.batch_dims
-    shapes = [g.shape[batch_dims:] for g in grads]
+    whole, axes = options.scope == "model", options.batch_dims
     if whole:
-        m = n = square_side(sum(shape.numel() for shape in shapes))
+        m = n = square_side(sum(p.shape[axes:].numel() for p in params))
     else:
-        m, n = shapes[0][0], shapes[0][1:].numel()
+        m, n = params[0].shape[axes], params[0].shape[axes + 1 :].numel()
     k = options.rank
     if isinstance(k, float):
         k = max(1, round(k * min(m, n)))
-    if k >= min(m, n) or 0 in grads[0].shape[:batch_dims]:
+    if k >= min(m, n) or 0 in params[0].shape[:axes]:
         return None
     dtype = torch.float64 if any(g.dtype == torch.float64 for g in grads) else torch.float32
     sharded = _sharded(options, grads, dtype)
     if sharded is not None:
-        norm = sharded.squared_norm()
+        energy = sharded.squared_norm()
         found = sharded.randomized(k, options.iterations, options.seed, step)
         cut = sharded.pieces(found.matrix)
     else:
         # Every process gathers all DTensors and computes the same bits.
         local = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads]
         if whole:
-            matrix = to_square(local, batch_dims, dtype)
+            matrix = to_square(local, axes, dtype)
         else:
-            matrix = local[0].to(dtype).reshape(*local[0].shape[:batch_dims], m, n)
-        norm = low_rank.squared_norm(matrix)
-        found = _approximation(options, matrix, k, step, overwrite=whole)
+            matrix = local[0].to(dtype).reshape(*local[0].shape[:axes], m, n)
+        energy = low_rank.squared_norm(matrix)
+        if options.method == "svd":
+            found = low_rank.svd(matrix, k)
+        elif options.method == "gram":
+            found = low_rank.gram(matrix, k, overwrite=whole)
+        else:
+            randomness = options.iterations, options.seed, step
+            found = low_rank.randomized(matrix, k, *randomness, overwrite=whole)
         del matrix
         if whole:
-            cut = from_square(found.matrix, local, batch_dims)
+            cut = from_square(found.matrix, local, axes)
         else:
             cut = [resembling(found.matrix, local[0])]
-        cut = [
-            _shard_like(c, g) if hasattr(g, "full_tensor") else c
-            for c, g in zip(cut, grads, strict=True)
-        ]
+        cut = [_shard_like(c, g) for c, g in zip(cut, grads, strict=True)]
     # An approximation is finite throughout or nowhere.
-    return _Matrix(params, cut, found.energy, norm, found.matrix[..., 0, 0].isfinite().all())
+    return _Matrix(params, cut, found.energy, energy, found.matrix[..., 0, 0].isfinite().all())
 
 
-def _approximation(
-    options: Options, matrix: Tensor, k: int, step: int | Tensor, *, overwrite: bool
-) -> low_rank.Approximation:
-    if options.method == "svd":
-        return low_rank.svd(matrix, k)
-    if options.method == "gram":
-        return low_rank.gram(matrix, k, overwrite=overwrite)
-    return low_rank.randomized(
-        matrix, k, options.iterations, options.seed, step, overwrite=overwrite
-    )
-
-
-def _sharded(options: Options, grads: list[Tensor], dtype: torch.dtype) -> "ShardedMatrix | None":
-    """The matrix of DTensors that need not be gathered, as products with it suffice."""
-    if (options.method, options.scope, options.batch_dims) != ("randomized", "model", 0):
-        return None
-    if not any(hasattr(g, "full_tensor") for g in grads):
+def _sharded(options: Options, grads: list[Tensor], dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """The matrix of DTensors that need not be gathered, as products with it suffice, or None."""
+    products = (options.method, options.scope, options.batch_dims) == ("randomized", "model", 0)
+    if not products or not any(hasattr(g, "full_tensor") for g in grads):
         return None
     from .sharded import ShardedMatrix, can_stay_sharded
 
     return ShardedMatrix(grads, dtype) if can_stay_sharded(grads) else None
+
+
+def _shard_like(whole: Tensor, like: Tensor) -> Tensor:
+    if not hasattr(like, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    # Without a source rank nothing is communicated: each process cuts its own shard.
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """Whether all entries are finite, the same on all processes that share a DTensor."""
+    wrong = tensor.isfinite().logical_not().sum()  # torch 2.8 adds up what each finds all() to be
+    none: Tensor = (wrong.full_tensor() if hasattr(wrong, "full_tensor") else wrong) == 0
+    return none
 
 
 @contextmanager
@@ -300,30 +287,3 @@ def _full_precision(device: torch.device) -> Iterator[None]:
     finally:
         for matmul, precision in reduced:
             matmul.fp32_precision = precision
-
-
-def _check_gradient(grad: Tensor | None) -> None:
-    assert grad is not None
-    if grad.layout != torch.strided:
-        raise RuntimeError("the low-rank filter does not support sparse gradients")
-    if grad.is_complex():
-        raise RuntimeError("the low-rank filter does not support complex gradients")
-
-
-def _finite(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    if not hasattr(tensor, "full_tensor"):
-        return tensor.isfinite().all()
-    # Agree with the other processes. By a sum: torch 2.8 adds up what each finds all() to be.
-    wrong = tensor.isfinite().logical_not().sum()
-    assert hasattr(wrong, "full_tensor")
-    none: Tensor = wrong.full_tensor() == 0
-    return none
-
-
-def _shard_like(whole: Tensor, sharded: Tensor) -> Tensor:
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(sharded, DTensor)
-    # Without a source rank nothing is communicated: each process cuts its own shard.
-    return distribute_tensor(whole, sharded.device_mesh, sharded.placements, src_data_rank=None)

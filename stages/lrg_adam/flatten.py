@@ -13,17 +13,10 @@ def square_side(numel: int) -> int:
 
 
 def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) -> Tensor:
-    """Lay tensors end to end in one zero-padded square matrix, row by row.
+    """Lay tensors ``(*batch, ...)`` end to end in the rows of one zero-padded square matrix.
 
-    Args:
-        tensors: the pieces, each of shape ``(*batch, ...)`` with the same ``batch``.
-        batch_dims: the number of leading axes that index independent matrices.
-        dtype: of the result.
-
-    Returns:
-        A new tensor of shape ``(*batch, n, n)``, where ``n * n`` is the smallest square that holds
-        the entries of one batch element.
-
+    ``batch`` has ``batch_dims`` axes. The result is a new tensor ``(*batch, n, n)`` with the
+    smallest ``n`` that has room.
     """
     first = tensors[0]
     batch = first.shape[:batch_dims]
@@ -35,14 +28,7 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
 
 
 def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list[Tensor]:
-    """Undo :func:`to_square`, dropping the padding.
-
-    Args:
-        matrix: a contiguous tensor of shape ``(*batch, n, n)``.
-        like: the tensors to imitate, see :func:`resembling`.
-        batch_dims: the number of leading axes of ``matrix`` and of every tensor in ``like``.
-
-    """
+    """Undo :func:`to_square` for a contiguous matrix; for ``like`` see :func:`resembling`."""
     flat = matrix.flatten(-2)
     sizes = [math.prod(t.shape[batch_dims:]) for t in like]
     padding = flat.shape[-1] - sum(sizes)

@@ -1,15 +1,14 @@
 """Rank-k approximation of matrices ``(..., m, n)``, as pure functions of tensors.
 
-Matrices are real, in float32 or float64. Leading axes index independent matrices. The rank is
+Matrices are real, in float32 or float64, and independent along leading axes. The rank is
 ``0 < k < min(m, n)``.
 
-The best approximation needs no left singular vectors: it is ``(G V) V^T``, where ``V`` holds the
-``k`` leading right singular vectors of ``G`` (Eckart and Young, 1936). Any other orthonormal ``V``
-still gives a contraction, so an inexact basis costs captured energy and nothing else.
+The best approximation is ``(G V) V^T``, where ``V`` holds the ``k`` leading right singular vectors
+(Eckart and Young, 1936). Any other orthonormal ``V`` still gives a contraction, so an inexact basis
+costs captured energy and nothing else.
 
-If a matrix has a NaN or infinite entry, or its norm is so large that its approximation might
-overflow, the approximation is NaN throughout. Otherwise it is finite throughout. The other matrices
-in its stack are not affected.
+Where an entry is NaN or infinite, or the approximation might overflow, that matrix becomes NaN
+throughout. Otherwise it is finite throughout. The others in its stack are not affected.
 """
 
 from collections.abc import Callable
@@ -36,13 +35,9 @@ class Approximation(NamedTuple):
 
 
 def svd(matrix: Tensor, k: int) -> Approximation:
-    """Best approximation from a full singular value decomposition, in the dtype of the matrix.
+    """Best approximation from a full decomposition.
 
-    If that does not converge, from the Gram matrix in float64.
-
-    Raises:
-        torch.linalg.LinAlgError: if that fails too.
-
+    If that does not converge, from the Gram matrix in float64, or LinAlgError.
     """
     finite = matrix.isfinite().all(-1).all(-1)[..., None, None]
     g = matrix.where(finite, 0)
@@ -58,20 +53,14 @@ def svd(matrix: Tensor, k: int) -> Approximation:
 
 
 def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
-    r"""Best approximation from the leading eigenvectors of the Gram matrix ``G^T G``.
+    """Best approximation from the leading eigenvectors of the Gram matrix ``G^T G``.
 
-    It is exact to float32 rounding: as with a float32 SVD, the error exceeds the smallest possible,
-    :math:`\|G - G_k\|_F`, by a few units of ``eps`` times :math:`\|G\|_F`. The largest excess that
-    a search over spectra, sizes and ranks found is 12 ``eps``. Exactly equal entries are worse,
-    with 52 ``eps`` for ``torch.ones(800, 800)``, where :func:`svd` is off by 249.
+    It is exact to rounding, as a float32 SVD is: a search over spectra, sizes and ranks found an
+    error of at most 12 ``eps`` times the norm beyond the smallest possible. Exactly equal entries
+    are worse, with 52 ``eps`` for ``torch.ones(800, 800)``, where :func:`svd` is off by 249.
 
-    A float64 matrix, and one whose eigenvectors are not found, goes to :func:`svd`.
-
-    Args:
-        matrix: ``(..., m, n)``.
-        k: the rank.
-        overwrite: whether the result may take the place of ``matrix``, which saves memory.
-
+    A float64 matrix, and a stack whose eigenvectors are not found, goes to :func:`svd`. With
+    ``overwrite``, the result may take the place of ``matrix``, which saves memory.
     """
     if matrix.dtype == torch.float64:
         return svd(matrix, k)
@@ -124,22 +113,16 @@ def ritz_factors(
     seed: int,
     step: int | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Approximate a matrix ``G`` that is known through its products with ``r`` columns.
+    r"""Approximate a matrix ``G (..., m, n)`` that is known through products with ``r`` columns.
 
     One iteration is ``Q = orth(G V)``, ``V = G^T Q``, from random ``V``. The result is
     :math:`Q_k Q_k^T G` for the ``k`` leading Ritz vectors :math:`Q_k` in the span of ``Q``. The
     angle to the leading subspace shrinks by :math:`(\sigma_{r+1} / \sigma_k)^2` each time (Halko,
     Martinsson and Tropp, 2011, section 4.5).
 
-    Args:
-        times: maps ``V (..., n, r)`` to ``G V (..., m, r)``.
-        transposed_times: maps ``Q (..., m, r)`` to ``G^T Q (..., n, r)``.
-        like: has the dtype and the device of ``G``.
-        shape: ``(..., m, n)``; ``r`` is ``k + OVERSAMPLING``, or the smaller side.
-        k: the rank of the result.
-        iterations: at least 1.
-        seed: with ``step``, decides the directions from which the iteration starts.
-        step: may be a tensor on the device.
+    ``times`` maps ``V (..., n, r)`` to ``G V``, and ``transposed_times`` maps ``Q (..., m, r)`` to
+    ``G^T Q``. ``like`` has the dtype and the device of ``G``, and ``shape`` is that of ``G``. The
+    start is a function of ``seed`` and ``step``, which may be a tensor on the device.
 
     Returns:
         ``L (..., m, k)`` and ``R (..., n, k)``, whose product ``L R^T`` is the approximation, and
@@ -155,9 +138,8 @@ def ritz_factors(
             v = v / _lengths(v).to(v.dtype).clamp(min=tiny)  # zero columns stay zero
         q = torch.linalg.qr(times(v)).Q
         v = transposed_times(q)
-    # Rotate the r directions to sort them by energy and keep the k best. Subspace iteration on the
-    # small r x r matrix does that without synchronising, unlike eigh. Near-ties may stay unsorted,
-    # but those hold nearly the same energy, so it does not matter which of them are kept.
+    # Sort the r directions by energy and keep the k best. Subspace iteration on the small r x r
+    # matrix does that without synchronising, unlike eigh, and only near-ties may stay unsorted.
     # Directions without energy would not move, so they go to the end first.
     small = v.double().mT @ v.double()
     order = small.diagonal(dim1=-2, dim2=-1).argsort(-1, descending=True)[..., None, :]
@@ -176,10 +158,10 @@ def ritz_factors(
 def random_signs(
     rows: int, columns: int, seed: int, step: int | Tensor, device: torch.device | None = None
 ) -> Tensor:
-    """Draw a ``(rows, columns)`` float32 matrix of signs, as a pure function of the arguments.
+    """Draw a ``(rows, columns)`` float32 matrix of signs, the same on every device.
 
     Each sign is a hash of its position: the two-round integer hash of Wellons' hash-prospector. So
-    no generator advances, ``step`` may live on the device, and every device draws the same signs.
+    no generator advances, and ``step`` may live on the device.
     """
     if isinstance(step, Tensor):
         step = step.to(device, torch.int64)
@@ -202,8 +184,7 @@ def squared_norm(matrix: Tensor) -> Tensor:
 def _leading_right_vectors(g: Tensor, k: int) -> Tensor:
     """Right singular vectors ``(b, n, k)`` of ``(b, m, n)``, NaN for matrices that are not finite.
 
-    Rounding the Gram matrix moves its eigenvectors, which costs energy. Where that may matter, or
-    float32 cannot hold the squares, it is formed and decomposed again in float64.
+    In float64 where rounding may matter or float32 cannot hold the squares.
     """
     c = g.mT @ g
     energy = c.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -227,18 +208,11 @@ def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
     r"""Where rounding is likely to have made the ``k`` leading eigenvectors worse than ``_EXACT``.
 
     Rounding adds a matrix whose entries, in the basis of the eigenvectors, are about
-    :math:`\varepsilon = 4 \, \mathrm{eps} \, \lambda_1 / \sqrt n`; the factor is measured. To
-    second order this turns eigenvector ``i`` towards ``j`` by the angle :math:`\varepsilon /
-    (\lambda_i - \lambda_j)`, which costs that, squared, times :math:`\lambda_i - \lambda_j`. Of
-    eigenvectors closer than :math:`\varepsilon` any mixture may result, at a cost of at most
-    :math:`\varepsilon`. If the smallest error is :math:`e`, losing the energy :math:`\ell` adds at
-    most :math:`\ell / 2 e` to it.
-
-    Args:
-        values: float32 eigenvalues ``(..., n)``, ascending.
-        k: the rank.
-        energy: ``(...)``, their sum.
-
+    :math:`\varepsilon = 4 \, \mathrm{eps} \, \lambda_1 / \sqrt n`; the factor is measured. That
+    turns eigenvector ``i`` towards ``j`` by :math:`\varepsilon / (\lambda_i - \lambda_j)`, which
+    costs that angle, squared, times :math:`\lambda_i - \lambda_j`, but at most
+    :math:`\varepsilon`. Losing the energy :math:`\ell` adds at most :math:`\ell / 2 e` to the
+    smallest error :math:`e`. ``values (..., n)`` ascend, in float32, and ``energy`` is their sum.
     """
     eps = torch.finfo(values.dtype).eps
     values = values / energy[..., None]
@@ -252,10 +226,7 @@ def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Approximation:
-    """``L R^T`` for orthonormal columns of ``R``; NaN if the norm of ``L`` overflows.
-
-    No entry of the product exceeds that norm. ``out`` may be any contiguous tensor of its shape.
-    """
+    """``L R^T`` for orthonormal columns of ``R``; NaN if the norm of ``L`` overflows."""
     norm = torch.linalg.vector_norm(left, dim=(-2, -1), dtype=torch.float64)
     finite = norm[..., None, None] < torch.finfo(left.dtype).max
     result = torch.matmul(left.where(finite, torch.nan), right.mT, out=out)

@@ -15,7 +15,7 @@ from torch.optim import Adam
 from torch.optim.optimizer import ParamsT
 
 from . import private
-from .filter import TOO_LARGE, Options, Truncation, check_choice
+from .filter import Options, Truncation
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,6 @@ _T = TypeVar("_T")
 _adam_step = inspect.unwrap(Adam.step)
 
 _OPTIONS = tuple(field.name for field in fields(Options))
-_NONFINITE = ("raise", "skip", "propagate")
 _REMOVED = {
     "tolerance": "method='gram' is exact, and more iterations of 'randomized' are more accurate",
     "oversampling": "the method 'randomized' takes 8 directions beyond the rank",
@@ -44,24 +43,13 @@ class LRGAdam(Adam):
     is Adam's. Options may change between steps, which check them. As usual in torch,
     ``load_state_dict`` restores the options in the checkpoint, including the rank.
 
-    The limitations:
+    The update is not low-rank, because Adam divides entry by entry, and decays weights, after the
+    filter. ``.grad`` holds the filtered gradient after a step, so clip before it.
 
-    - It saves no memory: it keeps Adam's moments, and a step needs copies of the gradient, see the
-      README.
-    - The update is not low-rank: Adam divides entry by entry after the filter, and decays weights
-      after it. Entries that the filter leaves near zero make ``eps`` matter more.
-    - It cannot filter while ``backward`` runs, because the matrix needs all gradients. Hooks that
-      step each parameter as its gradient arrives turn it into a different optimizer, without error.
-    - It does not clip. Clip before ``step``; after it ``.grad`` holds the filtered gradient.
-
-    Every process gathers DTensors, such as those of FSDP, except for "randomized" with
-    ``scope="model"`` and without ``batch_dims``, on a mesh with a single axis over which every
-    DTensor is sharded by its first dimension or replicated. Each process then works on its own rows
-    of the matrix, and every iteration sums two products of ``n`` times ``rank + 8`` entries. All
-    processes must have gradients for the same parameters, with equal values where a gradient is not
-    sharded. They raise, skip and step together. Other kinds of sharding leave each process a part
-    of the model to filter by itself. ``FullyShardedDataParallel`` is an error, as is
-    ``scope="model"`` under ``ZeroRedundancyOptimizer``; other kinds cannot be detected.
+    All processes that share DTensors must have gradients for the same parameters, with equal values
+    where a gradient is not sharded. They raise, skip and step together. Other kinds of sharding
+    leave each process a part of the model to filter by itself. ``FullyShardedDataParallel`` is an
+    error, and so is ``ZeroRedundancyOptimizer`` with ``scope="model"``; others are not detected.
 
     Args:
         params (iterable): parameters, named parameters or dicts defining parameter groups, all real
@@ -77,14 +65,8 @@ class LRGAdam(Adam):
         ``capturable``, ``method="randomized"`` and ``nonfinite="propagate"``.
 
     Attributes:
-        captured_energy (Tensor or None): what :func:`truncate_grad_rank_` returned in the last step
+        captured_energy (Tensor or None): what :func:`truncate_grad_rank_` returns, of the last step
         skipped_steps (int): steps skipped since construction or loading
-
-    Example:
-        >>> # xdoctest: +SKIP
-        >>> optimizer = LRGAdam(model.parameters(), lr=1e-3, rank=20)
-        >>> loss_fn(model(input), target).backward()
-        >>> optimizer.step()
 
     """
 
@@ -132,18 +114,10 @@ class LRGAdam(Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
         # Adam's constructor does not know these. Groups added later get them from the defaults.
-        self.defaults |= {
-            "rank": rank,
-            "method": method,
-            "scope": scope,
-            "batch_dims": batch_dims,
-            "nonfinite": nonfinite,
-            "seed": seed,
-            "iterations": iterations,
-        }
+        values = (rank, method, scope, batch_dims, nonfinite, seed, iterations)
+        self.defaults |= dict(zip(_OPTIONS, values, strict=True))
         for group in self.param_groups:
-            for name in (*_OPTIONS, "nonfinite"):
-                group.setdefault(name, self.defaults[name])
+            group |= {name: self.defaults[name] for name in _OPTIONS if name not in group}
             self._check_whole(group)
         self._check_groups()
 
@@ -159,22 +133,9 @@ class LRGAdam(Adam):
             if group.get("method") == "subspace":
                 warnings.warn("the method 'subspace' is now 'randomized'", stacklevel=3)
                 group["method"] = "randomized"
-            for name in (*_OPTIONS, "nonfinite"):
-                if name in self.defaults:
-                    group.setdefault(name, self.defaults[name])
+            group |= {k: v for k, v in self.defaults.items() if k in _OPTIONS and k not in group}
         for values in self.state.values():
             values.pop("basis", None)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, whose parameters extend the matrix if ``scope="model"``."""
-        super().add_param_group(param_group)
-        if "rank" in self.defaults:
-            try:
-                self._check_whole(param_group)
-                self._check_groups()
-            except ValueError:
-                self.param_groups.pop()
-                raise
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -187,15 +148,10 @@ class LRGAdam(Adam):
         """Perform a single optimization step.
 
         Args:
-            closure (Callable, optional): A closure that reevaluates the model
-                and returns the loss.
+            closure: reevaluates the model and returns the loss.
 
-        Raises:
-            ValueError: if an option has changed to something that is not allowed.
-            RuntimeError: if a gradient is sparse, complex or (with ``nonfinite="raise"``)
-                not finite. Parameters, gradients and state are then left unchanged.
-            torch.linalg.LinAlgError: if a decomposition and its retry both fail.
-
+        Raises what :func:`truncate_grad_rank_` raises. Parameters, gradients and state are then
+        left unchanged.
         """
         loss = None
         if closure is not None:
@@ -215,52 +171,42 @@ class LRGAdam(Adam):
         if options[0].scope == "model":  # all groups have the same options
             options, sets = options[:1], [[p for params in sets for p in params]]
         truncation = Truncation(zip(options, sets, map(self._step_of, sets), strict=True))
-        nonfinite = self.param_groups[0]["nonfinite"]
+        nonfinite = options[0].nonfinite
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if nonfinite == "propagate":
-            pass
-        elif found_inf is not None:  # GradScaler's, with which the fused kernel skips by itself
+        if found_inf is not None and nonfinite != "propagate":
+            # From GradScaler. The fused kernel skips by itself.
             self.found_inf = torch.maximum(found_inf, (~truncation.finite()).to(found_inf))
-        elif not truncation.finite():
-            if nonfinite == "skip":
-                return False
-            raise RuntimeError(self._describe(truncation.nonfinite_parameter()))
-        truncation.write()
+            nonfinite = "propagate"
+        written = truncation.write(nonfinite, self._name)
         self.captured_energy = truncation.kept().detach()
-        return True
+        return written
 
     def _step_of(self, params: list[Tensor]) -> int | Tensor:
-        """How many steps a set of parameters has taken."""
         first = next((p for p in params if p.grad is not None), None)
         return 0 if first is None else self.state.get(first, {}).get("step", 0)
 
     def _check_groups(self) -> list[Options]:
         """Check the options of all groups, which may change between steps, and return them."""
-        first = self.param_groups[0]
-        shared = ("scope", "nonfinite", *(_OPTIONS if first["scope"] == "model" else ()))
-        for group in self.param_groups:
-            check_choice("nonfinite", group["nonfinite"], _NONFINITE)
-            for name in _REMOVED.keys() & group.keys():
-                raise TypeError(f"LRGAdam: {name} was removed: {_REMOVED[name]}")
-            if group["differentiable"] and group["method"] != "svd":
-                raise ValueError("differentiable=True needs method='svd', which autograd follows")
-        options = [Options(*(group[name] for name in _OPTIONS)) for group in self.param_groups]
-        for name in shared:
-            for group in self.param_groups:
-                if group[name] != first[name]:
+        groups = self.param_groups
+        options = [Options(*(group[name] for name in _OPTIONS)) for group in groups]
+        shared = _OPTIONS if options[0].scope == "model" else ("scope", "nonfinite")
+        for one, group in zip(options, groups, strict=True):
+            for name in shared:
+                if group[name] != groups[0][name]:
                     raise ValueError(
-                        f"Invalid {name}: {group[name]}, another group has {first[name]} and all "
-                        "must have the same"
+                        f"Invalid {name}: {group[name]}, another group has {groups[0][name]} and "
+                        "all must have the same"
                     )
-        for one, group in zip(options, self.param_groups, strict=True):
             # The shape of a lazy parameter is not known before the first step.
-            params = [*first["params"], *group["params"]]
+            params = [*groups[0]["params"], *group["params"]]
             one.check_shapes(p for p in params if not is_lazy(p))
+            if group["differentiable"] and one.method != "svd":
+                raise ValueError("differentiable=True needs method='svd', which autograd follows")
         return options
 
     def _check_whole(self, group: dict[str, Any]) -> None:
         """Refuse the parts of parameters that other kinds of sharding leave to each process."""
-        if any(private.is_flattened(p) for p in group["params"]):
+        if any(getattr(p, private.FLATTENED, False) for p in group["params"]):
             raise ValueError(
                 "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
                 "torch.distributed.fsdp.fully_shard"
@@ -273,15 +219,13 @@ class LRGAdam(Adam):
                 "parameters, should be 'parameter'"
             )
 
-    def _describe(self, culprit: Tensor | None) -> str:
-        if culprit is None:
-            return f"LRGAdam: {TOO_LARGE}"
+    def _name(self, param: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
             for position, p in enumerate(group["params"]):
-                if p is culprit:
+                if p is param:
                     names = group.get("param_names")
-                    name = names[position] if names else f"{position} of group {index}"
-        return f"LRGAdam: non-finite gradient in parameter {name}"
+                    return names[position] if names else f"{position} of group {index}"
+        raise AssertionError
 
 
 def _called_from(module: str) -> bool:

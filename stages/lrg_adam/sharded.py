@@ -11,10 +11,9 @@ from .flatten import resembling, square_side
 
 
 def can_stay_sharded(grads: Sequence[Tensor]) -> bool:
-    """Whether :class:`ShardedMatrix` can represent these tensors.
+    """Whether all DTensors, of which there must be one, are laid out as ``ShardedMatrix`` needs.
 
-    At least one must be a DTensor. All DTensors must share a mesh with a single axis, over which
-    each is either sharded by its first dimension or replicated.
+    They share a mesh with one axis. Each is sharded over it by its first dimension, or replicated.
     """
     shards = [g for g in grads if isinstance(g, DTensor)]
     return len({g.device_mesh for g in shards}) == 1 and all(
@@ -29,16 +28,10 @@ class ShardedMatrix:
     holds the rows that its shards touch, zero where it has nothing to add. It also holds row 0,
     because every process checks the first entry of the approximation for finiteness. All processes
     hold the rows of replicated and plain tensors, but only the first one adds their entries.
-
-    Attributes:
-        shape: ``(n, n)``, of the sum.
-        device: of the rows.
-
     """
 
     def __init__(self, grads: Sequence[Tensor], dtype: torch.dtype) -> None:
-        """Lay out the local parts of ``grads`` in rows."""
-        mesh, self.device = next((g.device_mesh, g.device) for g in grads if isinstance(g, DTensor))
+        mesh, device = next((g.device_mesh, g.device) for g in grads if isinstance(g, DTensor))
         rank = mesh.get_local_rank()
         n = square_side(sum(g.numel() for g in grads))
         self.shape = torch.Size((n, n))
@@ -57,8 +50,8 @@ class ShardedMatrix:
         rows = sorted({0}.union(*(range(a // n, -(-b // n)) for a, b in spans)))
         shift = {row: n * (index - row) for index, row in enumerate(rows)}
         self._slices = [slice(a + shift[a // n], b + shift[a // n]) for a, b in spans]
-        self._rows = torch.tensor(rows, device=self.device)
-        self._held = torch.zeros(len(rows), n, dtype=dtype, device=self.device)
+        self._rows = torch.tensor(rows, device=device)
+        self._held = torch.zeros(len(rows), n, dtype=dtype, device=device)
         for g, part, where in zip(grads, self._parts, self._slices, strict=True):
             if rank == 0 or _is_shard(g):
                 self._held.view(-1)[where] = part.reshape(-1)
@@ -81,12 +74,7 @@ class ShardedMatrix:
         return self._sum(low_rank.squared_norm(self._held))
 
     def pieces(self, held: Tensor) -> list[Tensor]:
-        """Cut ``held``, the rows of this process, into tensors sharded like the gradients.
-
-        Args:
-            held: the ``matrix`` that :meth:`randomized` returned, contiguous.
-
-        """
+        """Cut what :meth:`randomized` returned into tensors sharded like the gradients."""
         result = []
         for g, part, where in zip(self._grads, self._parts, self._slices, strict=True):
             piece = resembling(held.view(-1)[where], part)

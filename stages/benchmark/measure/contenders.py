@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrg_adam import LRGAdam
+from lrg_adam import LRGAdam, truncate_grad_rank_
 from lrg_adam.flatten import square_side
+from lrg_adam.low_rank import OVERSAMPLING
 
 Step = Callable[[Sequence[Tensor]], None]
 Make = Callable[[Sequence[Tensor], int], Step]
-
-OVERSAMPLING = 8  # columns beyond the rank, LRGAdam's default for its approximate methods
 
 
 def stepping(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> Step:
@@ -38,6 +37,19 @@ def adam(weights: Sequence[Tensor], _: int, *, fused: bool | None) -> Step:
 def lrg_adam(weights: Sequence[Tensor], rank: int, **options: Any) -> Step:  # noqa: ANN401
     """LRG-Adam with one of its methods; it ends with fused Adam."""
     return stepping(LRGAdam(weights, rank=rank, fused=True, **options), weights)
+
+
+def sgd(weights: Sequence[Tensor], rank: int | None) -> Step:
+    """SGD with momentum, behind the filter if there is a rank."""
+    step = stepping(torch.optim.SGD(weights, momentum=0.9, fused=True), weights)
+
+    def filtered_step(gradients: Sequence[Tensor]) -> None:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        truncate_grad_rank_(weights, rank or 1, method="randomized")
+        step([weight.grad for weight in weights if weight.grad is not None])
+
+    return step if rank is None else filtered_step
 
 
 def muon(weights: Sequence[Tensor], _: int) -> Step:
@@ -122,8 +134,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "svd": {"method": "svd"},
     "gram": {"method": "gram"},
     "randomized": {"method": "randomized"},
-    "subspace": {"method": "subspace"},
-    "subspace, certified to 1 %": {"method": "subspace", "iterations": 2, "tolerance": 0.01},
 }
 # Contenders for one model, in table order.
 CONTENDERS: dict[str, Make] = {
@@ -132,6 +142,8 @@ CONTENDERS: dict[str, Make] = {
     "Muon": muon,
     "published (full SVD)": published,
     **{name: partial(lrg_adam, **options) for name, options in METHODS.items()},
+    "SGD, fused": lambda weights, _: sgd(weights, None),
+    "randomized before SGD": sgd,
     "torch.svd_lowrank": svd_lowrank,
     "PowerSGD": power_sgd,
 }
