@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from test_hermetic import leaves
 import check_params
 from experiment.datasets import mnist1d
 from experiment.stage import files
+from experiment.stage.data import Split
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
 from experiment.training import loop, search
@@ -281,9 +283,12 @@ def test_any_value_is_taken_for_what_it_says_or_refused(
         raise AssertionError(f"{value!r} was taken for {read!r}")
 
 
+SAMPLES = Split(np.zeros((10, 40), np.float32), np.arange(10))
+
+
 @given(hidden=st.lists(st.integers(1, 300), min_size=1, max_size=8))
 def test_the_side_of_the_matrix_is_that_of_the_network(hidden: list[int]) -> None:
-    network = build("mlp", {"hidden": hidden}, 40, 10)
+    network = build("mlp", {"hidden": hidden}, SAMPLES)
     weights = sum(math.prod(shape) for shape in network.shapes.values())
 
     assert (network.matrix_side - 1) ** 2 < weights <= network.matrix_side**2

@@ -58,6 +58,10 @@ class Training(Section):
 
     epochs: Whole = whole(1, 10_000)
     batch_size: Whole = whole(1, 10_000_000)
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        default="constant", description="constant, cosine or linear"
+    )
+    warmup: Real = Field(default=0.0, ge=0, lt=1, description="a number of at least 0 and below 1")
 
 
 class RankInterval(SearchInterval):

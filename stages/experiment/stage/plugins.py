@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiment.stage.errors import UserError
+from experiment.stage.errors import UserError, reason
 
 PLUGINS = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def module(package: str, name: str, where: str) -> ModuleType:
         where: the key whose value is the name, such as `params.yaml: model.name`.
 
     Raises:
-        UserError: there is no such module.
+        UserError: there is no such module, or it does not load.
 
     """
     there = sorted(
@@ -38,7 +38,11 @@ def module(package: str, name: str, where: str) -> ModuleType:
             f"{where} = {name!r}; allowed: a module in stages/experiment/{package}: "
             f"{', '.join(there)}"
         )
-    return import_module(f"experiment.{package}.{name}")
+    try:
+        return import_module(f"experiment.{package}.{name}")
+    except Exception as error:
+        where = f"stages/experiment/{package}/{name}.py"
+        raise UserError(f"{where} cannot be imported: {reason(error)}") from None
 
 
 def function(package: str, name: str, found: ModuleType) -> Callable[..., Any]:

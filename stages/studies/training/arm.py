@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.training.loop import Group, RunConfig, taken_apart, train_curves, train_group
+from experiment.training.loop import Group, RunConfig, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
 from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
@@ -60,8 +60,8 @@ def groups(run: RunConfig, replicates: int, size: int) -> list[Group]:
 
 
 def curves(results: list[Result]) -> Curves:
-    """Concatenate the results of groups, without the weights."""
-    return taken_apart(merged(results))[1]
+    """Concatenate the results of groups."""
+    return {name: tensor.numpy() for name, tensor in merged(results).items()}
 
 
 def tune(work: Work[Dataset], arm: ArmConfig) -> dict[float, Curves]:

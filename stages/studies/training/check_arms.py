@@ -116,7 +116,13 @@ def _try(where: str, arm: Arm, dataset: Dataset) -> None:
             f"{where}.batch_size = {run.batch_size}; allowed: at most {len(dataset.train.y)} "
             "(the training samples)"
         )
-    optimizer.check(run.optimizer, run.hyperparameters, run.network(dataset.train), where)
+    optimizer.check(
+        run.optimizer,
+        run.hyperparameters,
+        run.network(dataset.train),
+        where,
+        scheduled=run.schedule != "constant" or run.warmup > 0,
+    )
 
 
 def _versions(name: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
-from experiment.training.loop import Group, RunConfig, evaluate, taken_apart, train, train_group
+from experiment.training.loop import Group, RunConfig, evaluate, train, train_group, train_models
 from experiment.training.network import sample_losses
 from reference import ReferenceLRGAdam
 
@@ -94,13 +94,6 @@ def test_both_optimizers_start_from_the_same_weights_and_see_the_same_batches() 
     assert all(torch.equal(adam[name], lrg_adam[name]) for name in adam)
 
 
-def test_replicates_differ_and_so_do_purposes() -> None:
-    weights = last(SETTING, range(2))["layers.0.weight"]
-    other = last(replace(SETTING, purpose="other"), range(2))["layers.0.weight"]
-    assert not torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights, other)
-
-
 def test_training_leaves_the_global_generators_alone() -> None:
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     last(LRG_SETTING, range(2))
@@ -121,28 +114,19 @@ def test_losses_are_means_over_samples() -> None:
 
 
 def test_a_group_reports_every_epoch_and_scores_the_test_set_once() -> None:
-    result = train_group(DATA, Group(LRG_SETTING, first=2, size=3))
-
-    assert result["validation_loss_nats"].shape == (3, SETTING.epochs + 1)
-    weights = last(LRG_SETTING, range(2, 5))
-    kept, others = taken_apart(result)
-    assert kept.keys() == weights.keys()
-    assert all(torch.equal(kept[name], weights[name]) for name in weights)
-    assert len(kept) + len(others) == len(result)
-    torch.testing.assert_close(result["test_loss_nats"], evaluate(NETWORK, weights, DATA.test).loss)
-    torch.testing.assert_close(
-        result["train_loss_nats"][:, -1], evaluate(NETWORK, weights, DATA.train).loss
-    )
-
-
-def test_a_group_without_a_curve_of_the_train_loss_has_its_last_point() -> None:
     group = Group(LRG_SETTING, first=2, size=3)
-    result, curve = (train_group(DATA, replace(group, train_curve=c)) for c in (False, True))
+    found = train_models(DATA, group)
+    weights = last(LRG_SETTING, range(2, 5))
+    assert found["validation_loss_nats"].shape == (3, SETTING.epochs + 1)
+    assert all(torch.equal(found.pop(f"weights.{name}"), weights[name]) for name in weights)
+    torch.testing.assert_close(found["test_loss_nats"], evaluate(NETWORK, weights, DATA.test).loss)
+    train_loss = found.pop("train_loss_nats")
+    torch.testing.assert_close(train_loss[:, -1], evaluate(NETWORK, weights, DATA.train).loss)
 
-    assert curve["train_loss_nats"].shape == (3, SETTING.epochs + 1)
-    assert torch.equal(result.pop("train_loss_nats"), curve.pop("train_loss_nats")[:, -1:])
-    assert result.keys() == curve.keys()
-    assert all(torch.equal(result[name], curve[name]) for name in curve)
+    short = train_group(DATA, replace(group, train_curve=False))
+    assert torch.equal(short.pop("train_loss_nats"), train_loss[:, -1:])
+    assert short.keys() == found.keys()
+    assert all(torch.equal(short[name], found[name]) for name in short)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lrg_adam"])
@@ -159,12 +143,6 @@ def test_a_diverged_replicate_leaves_the_others_alone(optimizer: str) -> None:
     for name, tensor in weights.items():
         for other in (0, 2):
             torch.testing.assert_close(tensor[other], untouched[name][other], rtol=0, atol=1e-5)
-
-
-def test_sample_losses_take_labels_for_each_replicate_or_for_all() -> None:
-    logits = torch.randn(3, 5, 10)
-    y = torch.randint(10, (5,))
-    assert torch.equal(sample_losses(logits, y), sample_losses(logits, y.expand(3, 5)))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 2.0])
