@@ -113,7 +113,7 @@ def check(name: str, hyperparameters: Hyperparameters, network: Network, where: 
         name: of the optimizer, as for `create`.
         hyperparameters: its keyword arguments, `lr` among them.
         network: what to train.
-        where: the section that sets them, for messages.
+        where: the key of the hyperparameters, for messages.
 
     Raises:
         UserError: the message names the rank, or all hyperparameters if the optimizer refused them.
@@ -123,7 +123,7 @@ def check(name: str, hyperparameters: Hyperparameters, network: Network, where: 
     rank = given.get("rank")
     if isinstance(rank, int) and not 1 <= rank <= network.matrix_side:
         raise UserError(
-            f"{where}.hyperparameters.rank = {rank}; allowed: a whole number from 1 to "
+            f"{where}.rank = {rank}; allowed: a whole number from 1 to "
             f"{network.matrix_side} (the side of the gradient matrix)"
         )
     drawn = network.initial_weights([stream(0, "check")])
@@ -132,10 +132,10 @@ def check(name: str, hyperparameters: Hyperparameters, network: Network, where: 
         weight.grad = weight.detach().clone()  # any gradient will do
     try:
         # Some arguments are checked only at the first step.
-        create(name, weights, hyperparameters, f"{where}.optimizer").step()
+        create(name, weights, hyperparameters, where).step()
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         reason = shorten(str(error), width=300)
         raise UserError(
-            f"{where}.hyperparameters = {given}; allowed: what {name} takes, for dense gradients "
+            f"{where} = {given}; allowed: what {name} takes, for dense gradients "
             f"and without a closure ({reason})"
         ) from None

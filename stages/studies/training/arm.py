@@ -92,7 +92,9 @@ def main(output: str, *words: str) -> None:
     dataset = read_data(params, arm.data, f"arm {name}")
     candidates = settings(params, arm)
     network = candidates[0].network(dataset.train)
-    optimizer.check(arm.optimizer, candidates[0].hyperparameters, network, f"arm {name}: train")
+    optimizer.check(
+        arm.optimizer, candidates[0].hyperparameters, network, f"arm {name}: train.hyperparameters"
+    )
     tuning = [groups(setting, arm.tuning_replicates, arm.group) for setting in candidates]
     total = sum(map(len, tuning)) + len(groups(candidates[0], arm.replicates, arm.group))
 

@@ -15,7 +15,7 @@ from experiment.stage.data import Dataset
 from experiment.stage.params import read_params
 from experiment.stage.schema import Ascending, Section, Whole, whole
 from experiment.training.loop import RunConfig
-from experiment.training.search import search_space, table, train_trials
+from experiment.training.search import hyperparameters, search_space, table, train_trials
 from experiment.training.work import Work
 from studies.training import shared
 from studies.training.arms import as_list
@@ -63,21 +63,30 @@ def main(*words: str) -> None:
     """
     given = parse(Budgets, words, "search_budget: ")
     params = shared.read()
-    how = read_params().tune.model_copy(update={"trials": given.trials[-1]})
+    main_pipeline = read_params().model_copy(update={"rank": "tuned"})
+    tune = main_pipeline.tune
     dataset = Dataset.read(params.data.name)
-    total = len(OPTIMIZERS) * given.samplers * how.trials
+    total = len(OPTIMIZERS) * given.samplers * given.trials[-1]
     tables = []
     with Work(
         "studies_search_budget", dataset, device=params.device, total=total, unit="trial"
     ) as work:
         for optimizer in OPTIMIZERS:
             # The training seeds of the main pipeline, whose searches are those of sampler 0.
-            setting = replace(RunConfig.of(params, optimizer, {}, purpose="tune"), model="mlp")
-            side = setting.network(dataset.train).matrix_side
-            space = search_space(optimizer, how, "tuned", side)
+            fixed, searched = hyperparameters(main_pipeline, optimizer)
+            config = replace(RunConfig.of(params, optimizer, fixed, purpose="tune"), model="mlp")
+            space = search_space(searched, config.network(dataset.train).matrix_side)
             for sampler in range(given.samplers):
-                trials = train_trials(work, setting, space, how, params.seed + sampler)
-                rows = table(trials, {})
+                trials = train_trials(
+                    work,
+                    config,
+                    space,
+                    trials=given.trials[-1],
+                    wave=tune.wave,
+                    replicates=tune.replicates,
+                    seed=params.seed + sampler,
+                )
+                rows = table(trials)
                 rows.insert(0, "sampler", sampler)
                 rows.insert(0, "optimizer", optimizer)
                 tables.append(rows)
