@@ -16,6 +16,7 @@ import yaml
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
+PARAMS = (ROOT / "params.yaml").read_text()
 STUDIES = "stages/studies/dvc.yaml"
 ARMS = "stages/studies/arms.yaml"
 # What `python stages` needs beside what a stage declares: it finds the way to the stage, and
@@ -62,6 +63,32 @@ def set_params(path: Path, changes: Mapping[str, object]) -> None:
         section[name] = value
     with path.open("w") as file:
         YAML().dump(params, file)
+
+
+def edited(changes: Mapping[str, str | None]) -> str:
+    """params.yaml with other text for dotted keys, as a user types it; None deletes a key."""
+    params = yaml.safe_load(PARAMS)
+    for number, (key, typed) in enumerate(changes.items()):
+        *sections, name = key.split(".")
+        section = params
+        for part in sections:
+            section = section[part]
+        section[name] = f"@{number}@"
+        if typed is None:
+            del section[name]
+    text = yaml.safe_dump(params, sort_keys=False)
+    for number, typed in enumerate(changes.values()):
+        text = text.replace(f"'@{number}@'", typed or "")
+    return text
+
+
+def leaves(section: dict, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all values in a section and in those within it."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def copy_repository(folder: Path) -> None:

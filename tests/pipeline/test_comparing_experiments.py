@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import vl_convert
 import yaml
-from project import ARMS, Project
-from test_hermetic import leaves
+from project import ARMS, Project, leaves
 
 CURVES = {
     "Validation loss": ("epoch", "validation_loss_nats"),
