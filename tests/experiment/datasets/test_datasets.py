@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,7 +149,26 @@ def test_a_module_may_refuse_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError) as refused:
         loaded(load, monkeypatch)
     (line,) = str(refused.value).splitlines()
-    assert line == "params.yaml: data: brought refuses: data.extra = 7; allowed: at most 6"
+    assert (
+        line
+        == "params.yaml: data: brought rejected its options: data.extra = 7; allowed: at most 6"
+    )
+
+
+@pytest.mark.parametrize("raised", ['ImportError("no kernel")', 'ValueError("no kernel")'])
+def test_a_library_that_cannot_be_loaded_is_no_mistake_in_the_parameters(
+    raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_broken_library.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load(extra: int) -> None:  # noqa: ARG001
+        importlib.import_module("a_broken_library")
+
+    with pytest.raises(
+        UserError, match=r"^stages/experiment/datasets/brought\.py cannot be loaded"
+    ):
+        loaded(load, monkeypatch)
 
 
 def test_an_option_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

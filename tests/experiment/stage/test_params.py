@@ -41,8 +41,6 @@ BAD = {
         *("{low: 0, high: one}", "{low: 0, high: 1, log: 1}", "{low: 0, high: 1, step: 0.1}"),
         *("{low: '0', high: '1'}", "{low: false, high: true}"),
     ],
-    "lrg_adam.betas": ["{}"],
-    "lrg_adam.eps": ["null"],
     "lrg_adam.weight_decay": ["{low: 2, high: 1}"],
     "lrg_adam.method": ["null", "{low: gram, high: svd}"],
     "data.name": ["Digits", "a.b", "../mnist1d", "''", "null", "2d", "_a", "7"],
