@@ -79,7 +79,7 @@ def stale(project: Project) -> list[str]:
         ("stages/experiment/datasets/digits.py", [CHECK]),
         ("stages/experiment/datasets/of_my_own.py", [CHECK]),
         # Both final trainings are one matrix of stages, with one list of inputs.
-        ("stages/lrg_adam/optimizer.py", TRAINING[1:]),
+        ("stages/lrg_adam/optimizer.py", [CHECK, *TRAINING[1:]]),
         ("constraints.txt", [CHECK]),
         # What only finds the way to a stage computes nothing.
         ("stages/__main__.py", []),
@@ -110,6 +110,8 @@ def test_an_edit_makes_stale_what_reads_the_file(
         ("data.flipped", 0.3, [CHECK, DATA]),
         ("model.hidden", [9], [CHECK, *TRAINING]),
         ("training.epochs", 3, [CHECK, *TRAINING]),
+        ("adam.weight_decay", 0.1, [CHECK, "tune_adam", "final_train@adam"]),
+        ("lrg_adam.method", "svd", [CHECK, "tune_lrg_adam", "final_train@lrg_adam"]),
         ("tune.trials", 4, [CHECK, "tune_adam", "tune_lrg_adam"]),
         ("tune.lr.low", 0.001, [CHECK, "tune_adam", "tune_lrg_adam"]),
         ("tune.rank.low", 2, [CHECK, "tune_lrg_adam"]),
@@ -127,6 +129,32 @@ def test_a_parameter_makes_stale_what_declares_it(
         assert stale(edited) == stages
     finally:
         params.write_text(before)
+
+
+MODULE = """
+from pathlib import Path
+import numpy as np
+from experiment.datasets import digits
+
+def load(rng):
+    data = digits.load(rng=rng)
+    scaled = data.train.x * np.float32(Path("data/source/scale.csv").read_text())
+    return data._replace(train=data.train._replace(x=scaled))
+"""
+
+
+def test_a_changed_file_of_the_data_is_loaded_again(project: Project) -> None:
+    scale = project.folder / "data/source/scale.csv"
+    scale.write_text("1.5\n")
+    (project.folder / "stages/experiment/datasets/scaled.py").write_text(MODULE)
+    set_params(project.folder / "params.yaml", {"data.name": "scaled"})
+    project.dvc("repro", "fetch_data")
+    before = (project.folder / "data/scaled.npz").read_bytes()
+
+    scale.write_text("2.5\n")
+
+    assert project.ran("repro", "tune_adam") == [CHECK, DATA, "tune_adam"]
+    assert (project.folder / "data/scaled.npz").read_bytes() != before
 
 
 def test_a_comment_in_the_parameters_makes_nothing_stale(edited: Project) -> None:
