@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
 from processes import WAY_BACK, Run, go_back, left_behind
 from project import Project, set_params, stage_outputs
 
@@ -93,16 +92,6 @@ def test_a_hyperparameter_is_searched_and_set_back_by_one_option(
     assert experiment(project, "lrg_adam.weight_decay=0") == (set(), READERS)
     assert project.read() == finished.read()
     assert changed_lines(project) == (0, 0)
-
-
-@pytest.mark.slow
-def test_null_still_means_tuned(variant: Project, finished: Project) -> None:
-    # DVC compares parameters as they are written: the search runs, and finds the same.
-    ran, restored = experiment(variant, "rank=null")
-
-    assert ran == {"check_params", "tune_lrg_adam"}
-    assert restored == READERS - ran
-    assert variant.read() == finished.read()
 
 
 @pytest.mark.slow
@@ -392,24 +381,3 @@ def test_a_cache_in_common_restores_what_another_clone_has_computed(
     assert yours.read() == mine.read()
     assert experiment(yours, "rank=tuned") == (set(), READERS)
     assert yours.read() == finished.read()
-
-
-@pytest.mark.slow
-def test_a_pushed_run_cache_is_a_list_of_runs_without_their_results(
-    finished: Project, tmp_path: Path
-) -> None:
-    """DVC 3.67 pushes no results with it: should that change, the pages are to say so."""
-    project = finished.copy(tmp_path / "project")
-    project.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
-    project.commit("A remote")
-    experiment(project, "rank=10")
-    project.dvc("push", "--run-cache")
-    clone = cloned(project.folder, tmp_path / "clone")
-    clone.dvc("pull", "--run-cache", "--allow-missing")
-    assert list(clone.folder.glob(".dvc/cache/runs/*/*/*"))
-
-    ran, _ = experiment(clone, "rank=10")
-
-    assert {"tune_lrg_adam", "compare", "plot"} <= ran
-    lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())
-    assert lock == yaml.safe_load((project.folder / "dvc.lock").read_text())

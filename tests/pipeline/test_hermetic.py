@@ -154,19 +154,3 @@ def test_other_data_are_split_by_the_seed(
         return (project.folder / "data/digits.npz").read_bytes()
 
     assert split(0) != split(1)
-
-
-def test_every_parameter_is_declared_by_a_stage_that_uses_it() -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    users = [stage for name, stage in STAGES.items() if name != "check_params"]
-    declared = {key for key in leaves(params) if any(declares(stage, key) for stage in users)}
-    assert declared == set(leaves(params))
-
-
-def test_no_output_outlives_its_stage() -> None:
-    """DVC restores former results of a stage, unless an output of it persists."""
-    for stage in STAGES.values():
-        for kind in ("outs", "metrics", "plots"):
-            for output in stage.get(kind, []):
-                options = next(iter(output.values())) if isinstance(output, dict) else {}
-                assert options == ({} if kind == "outs" else {"cache": False})

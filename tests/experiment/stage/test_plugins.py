@@ -11,22 +11,6 @@ import pytest
 from experiment.stage import plugins
 from experiment.stage.errors import UserError
 
-SHIPPED = {
-    "datasets": ["digits", "mnist1d"],
-    "networks": ["cnn", "logistic", "mlp"],
-    "optimizers": ["adam", "controls", "lrg_adam"],
-}
-
-
-@pytest.mark.parametrize("package", SHIPPED)
-def test_every_module_that_ships_is_found(package: str) -> None:
-    there = sorted(path.stem for path in (plugins.PLUGINS / package).glob("[a-z]*.py"))
-    assert set(SHIPPED[package]) <= set(there)
-    for name in there:
-        found = plugins.module(package, name, "params.yaml: key")
-        assert callable(found.load if package == "datasets" else found.create)
-        assert Path(found.__file__) == plugins.PLUGINS / package / f"{name}.py"
-
 
 @pytest.mark.parametrize("name", ["nobody", "", "__init__", "../networks/mlp", "networks.mlp"])
 def test_an_unknown_module_is_told_with_those_that_are_there(name: str) -> None:

@@ -85,17 +85,6 @@ def test_a_table_has_a_row_per_trial_and_the_best_loss_so_far() -> None:
     assert list(rows["best_so_far_nats"]) == [1.5, 1.5, 1.25, 1.25]
 
 
-def test_a_wave_is_proposed_before_any_of_it_is_known() -> None:
-    sizes = []
-
-    def losses(points: Sequence[Hyperparameters]) -> list[float]:
-        sizes.append(len(points))
-        return bowl(points)
-
-    search(SPACE, losses, trials=10, wave=4, seed=0)
-    assert sizes == [4, 4, 2]
-
-
 def test_the_search_learns_from_what_it_was_told() -> None:
     trials = search(SPACE, bowl, trials=60, wave=4, seed=0)
     early, late = trials[:8], trials[-20:]
