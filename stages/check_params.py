@@ -28,7 +28,7 @@ def main() -> None:
     params = read_params()
     dataset, _ = data.load(params.data, params.seed)
     train = dataset.train
-    network = build(params.model.name, params.model.options, train.inputs, train.classes)
+    network = build(params.model.name, params.model.options, train)
     side = network.matrix_side
     matrix = f"the side of the gradient matrix of the {params.model.name} on {params.data.name}"
     limits = {

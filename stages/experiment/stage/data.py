@@ -105,7 +105,7 @@ def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Data
         dataset = create(**arguments)
     except (ImportError, ValueError) as error:
         if plugins.while_importing(error):
-            raise plugins.not_loaded("datasets", given.name, error) from error
+            raise plugins.not_loaded("datasets", given.name, error) from None
         raise UserError(f"{where}: {given.name} rejected its options: {error}") from None
     _check(dataset, f"stages/experiment/datasets/{given.name}.py: ")
     if given.flipped:

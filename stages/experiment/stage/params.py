@@ -62,7 +62,7 @@ class Training(Section):
     schedule: Literal["constant", "cosine", "linear"] = Field(
         default="constant", description="constant, cosine or linear"
     )
-    warmup: Real = Field(default=0, ge=0, lt=1, description="a number of at least 0 and below 1")
+    warmup: Real = Field(default=0.0, ge=0, lt=1, description="a number of at least 0 and below 1")
 
 
 class RankInterval(SearchInterval):

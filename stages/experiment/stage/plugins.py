@@ -14,7 +14,7 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-from experiment.stage.errors import UserError
+from experiment.stage.errors import UserError, reason
 
 PLUGINS = Path(__file__).parents[1]
 
@@ -42,13 +42,12 @@ def module(package: str, name: str, where: str) -> ModuleType:
     try:
         return import_module(f"experiment.{package}.{name}")
     except Exception as error:
-        raise not_loaded(package, name, error) from error
+        raise not_loaded(package, name, error) from None
 
 
 def not_loaded(package: str, name: str, error: Exception) -> UserError:
     """The error for a module that cannot be loaded, or that loads a library that cannot."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"stages/experiment/{package}/{name}.py cannot be loaded: {reason}")
+    return UserError(f"stages/experiment/{package}/{name}.py cannot be imported: {reason(error)}")
 
 
 def while_importing(error: Exception) -> bool:

@@ -158,7 +158,7 @@ def main(*words: str) -> None:
         "offline": (offline, (len(train.y),)),
     }
     rows = published.train
-    side = build("mlp", {"hidden": given.hidden}, rows.inputs, rows.classes).matrix_side
+    side = build("mlp", {"hidden": given.hidden}, rows).matrix_side
     if given.rank.high > side:
         raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
     tables = []

@@ -16,7 +16,7 @@ from experiment.stage.data import Dataset, load
 from experiment.stage.errors import UserError
 from experiment.stage.params import TrainingParams
 from experiment.training import optimizer
-from experiment.training.loop import Group, RunConfig, taken_apart, train_curves, train_group
+from experiment.training.loop import Group, RunConfig, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
 from studies.training import shared
@@ -54,8 +54,8 @@ def groups(setting: RunConfig, replicates: int, size: int) -> list[Group]:
 
 
 def curves(results: list[Result]) -> dict[str, NDArray[np.float64]]:
-    """Concatenate the results of groups, without the weights."""
-    return taken_apart(merged(results))[1]
+    """Concatenate the results of groups."""
+    return {name: tensor.numpy() for name, tensor in merged(results).items()}
 
 
 def tuning_table(lrs: list[float], found: list[dict[str, NDArray[np.float64]]]) -> pd.DataFrame:

@@ -136,7 +136,7 @@ def test_a_library_that_cannot_be_loaded_is_no_mistake_in_the_parameters(
     def load(extra: int) -> None:  # noqa: ARG001
         importlib.import_module("a_broken_library")
 
-    with pytest.raises(UserError, match=r"datasets/brought\.py cannot be loaded: "):
+    with pytest.raises(UserError, match=r"datasets/brought\.py cannot be imported: "):
         loaded(load, monkeypatch)
 
 

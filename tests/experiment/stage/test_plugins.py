@@ -48,7 +48,7 @@ def test_a_module_that_cannot_be_loaded_is_one_line(
     with pytest.raises(UserError) as rejected:
         plugins.module("networks", "broken", "params.yaml: model.name")
     (line,) = str(rejected.value).splitlines()
-    assert line.startswith("stages/experiment/networks/broken.py cannot be loaded: ")
+    assert line.startswith("stages/experiment/networks/broken.py cannot be imported: ")
 
 
 OPTIONS = {"width": 3, "depth": 2}

@@ -107,7 +107,13 @@ def trained(optimizer: str, **hyperparameters: float | str) -> Callable[[], obje
 COMPUTED = {
     "adam": trained("adam"),
     "lrg_adam": trained("lrg_adam", rank=2),
-    "uncertified": trained("lrg_adam", rank=2, method="subspace"),
+    "randomized": trained("lrg_adam", rank=2, method="randomized"),
+    "layout": trained("low_rank", base="torch.optim.Adam", fused=True, rank=2, layout="reversed"),
+    "sgd": trained("low_rank", base="torch.optim.SGD", momentum=0.9, rank=2),
+    "update": trained("filtered_update", rank=2),
+    "schedule": lambda: train_group(
+        dataset(), Group(replace(SETTING, schedule="cosine", warmup=0.5), 0, 2)
+    ),
     "per_layer": trained("lrg_adam", rank=0.5, scope="parameter"),
     "permuted": trained("controls", keep="permuted", rank=2),
     "energy": trained("controls", keep="energy", energy=0.7),
