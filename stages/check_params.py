@@ -62,7 +62,12 @@ def check_hyperparameters(params: Params, name: str, network: Network) -> None:
                 f"allowed in its place: {', '.join(known)}"
             )
     fixed, searched = hyperparameters(params, name)
+    space = search_space(searched, network.matrix_side)
+    where = f"{PARAMS_FILE}: {name}"
     for end in ("low", "high"):
-        space = search_space(searched, network.matrix_side)
         point = {key: getattr(interval, end) for key, interval in space.items()}
-        optimizer.check(name, {**fixed, **point}, network, f"{PARAMS_FILE}: {name}")
+        try:
+            optimizer.check(name, {**fixed, **point}, network, where)
+        except UserError as error:
+            # An arm has a section for them; here they are the section.
+            raise UserError(str(error).replace(f"{where}.hyperparameters", where)) from None

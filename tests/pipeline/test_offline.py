@@ -79,7 +79,7 @@ TRAINING = SMALL_STUDIES["TRAINING"]
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which a study of each kind that computes has run."""
     project: Project = SMALL_STUDIES["fresh"](tmp_path_factory.mktemp("studied"))
-    project.dvc("repro", f"{TRAINING}:controls@random_subspace", *STUDIED)
+    project.dvc("repro", f"{TRAINING}:arm@random_subspace", *STUDIED)
     return project
 
 
@@ -87,11 +87,11 @@ STUDIED = [f"{STUDIES}:gradients@adam", f"{STUDIES}:published"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [f"{TRAINING}:controls@random_subspace", *STUDIED])
+@pytest.mark.parametrize("stage", [f"{TRAINING}:arm@random_subspace", *STUDIED])
 def test_a_study_neither_unpickles_nor_connects(
     studied: Project, stage: str, tmp_path: Path
 ) -> None:
-    run_audited(studied, SMALL_STUDIES["commands"](studied)[stage], tmp_path)
+    run_audited(studied, SMALL_STUDIES["all_stages"](studied)[stage]["cmd"], tmp_path)
 
 
 def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:

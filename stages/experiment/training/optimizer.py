@@ -233,7 +233,7 @@ def check(
         name: of the optimizer, as for `create`.
         hyperparameters: its keyword arguments, `lr` among them.
         network: what to train.
-        where: the key of the hyperparameters, for messages.
+        where: the section that sets them, for messages.
         scheduled: whether the learning rate has a schedule.
 
     Raises:
@@ -244,7 +244,7 @@ def check(
     rank = given.get("rank")
     if isinstance(rank, int) and not 1 <= rank <= network.matrix_side:
         raise UserError(
-            f"{where}.rank = {rank}; allowed: a whole number from 1 to "
+            f"{where}.hyperparameters.rank = {rank}; allowed: a whole number from 1 to "
             f"{network.matrix_side} (the side of the gradient matrix)"
         )
     streams = {r: stream(r, "check") for r in range(2)}
@@ -260,7 +260,7 @@ def check(
 
     try:
         factor = schedule("linear", 0, TRIAL_STEPS) if scheduled else None
-        steppers = create(name, weights, hyperparameters, where, streams, factor)
+        steppers = create(name, weights, hyperparameters, f"{where}.optimizer", streams, factor)
         for _ in range(TRIAL_STEPS):  # some arguments are checked only at the first step
             gradient()
             for stepper in steppers:
@@ -271,5 +271,6 @@ def check(
         raise
     except Exception as error:
         raise UserError(
-            f"{where} = {given}; allowed: what {name} takes, to train the network ({reason(error)})"
+            f"{where}.hyperparameters = {given}; allowed: what {name} takes, to train the network "
+            f"({reason(error)})"
         ) from None
