@@ -20,10 +20,10 @@ CURVES = ("train_loss_nats", "validation_loss_nats", "validation_accuracy_share"
 def main(optimizer: str) -> None:
     """Write models/<optimizer>.pt and metrics/<optimizer>.json."""
     params = read_params()
-    best = read_best(optimizer)
-    setting = RunConfig.of(params, optimizer, best, purpose="final_train")
+    best = read_best(params, optimizer)
+    config = RunConfig.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
-    groups = [Group(setting, *span) for span in spans(total, size)]
+    groups = [Group(config, *span) for span in spans(total, size)]
 
     with Work(
         f"final_train_{optimizer}",

@@ -16,7 +16,7 @@ def tuned(optimizer: str) -> str:
     """The tuned hyperparameters as text, such as `learning rate 0.0012, rank 20`."""
     names = {"lr": "learning rate", "rank": "rank"}
     best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
-    return ", ".join(f"{names[name]} {value:.2g}" for name, value in best.items())
+    return ", ".join(f"{names.get(name, name)} {value:.2g}" for name, value in best.items())
 
 
 def convergence(title: str) -> Figure:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from experiment.stage.schema import (
     MODULE,
+    Hyperparameter,
     LearningRates,
     Real,
     SearchInterval,
@@ -116,6 +117,8 @@ class Params(TrainingParams):
     rank: Annotated[int | Literal["tuned"], rank_or("tuned")] = Field(
         description="tuned, or a whole number from 1 to the side of the gradient matrix"
     )
+    adam: dict[str, Hyperparameter] = Field(description="a section of hyperparameters")
+    lrg_adam: dict[str, Hyperparameter] = Field(description="a section of hyperparameters")
     tune: Tune
     final_train: FinalTrain
     compare: Compare

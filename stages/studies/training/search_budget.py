@@ -63,10 +63,19 @@ def main() -> None:
                     include={"model", "options", "epochs", "batch_size", "device", "seed"}
                 ),
             )
-            space = search_space(optimizer, how, "tuned", run.network(dataset.train).matrix_side)
+            searched = {"lr": how.lr, **({"rank": how.rank} if optimizer == "lrg_adam" else {})}
+            space = search_space(searched, run.network(dataset.train).matrix_side)
             for sampler in range(given.samplers):
-                trials = train_trials(work, run, space, how, given.seed + sampler)
-                rows = table(trials, {})
+                trials = train_trials(
+                    work,
+                    run,
+                    space,
+                    trials=how.trials,
+                    wave=how.wave,
+                    replicates=how.replicates,
+                    seed=given.seed + sampler,
+                )
+                rows = table(trials)
                 rows.insert(0, "sampler", sampler)
                 rows.insert(0, "optimizer", optimizer)
                 tables.append(rows)
