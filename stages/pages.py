@@ -76,7 +76,7 @@ def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
     keys = set(re.findall(r"\{(\w+)", " ".join(columns.values())))
     cells = []
     for record in records:
-        for name in [name.removesuffix("_high") for name in record if name.endswith("_high")]:
+        for name in [name for name in record if f"{name}_high" in record]:
             record[name] = Interval(*(record[f"{name}{end}"] for end in ("", "_low", "_high")))
         if record.keys() >= keys:
             cells.append([form.format_map(record) for form in columns.values()])
@@ -101,8 +101,11 @@ def results() -> None:
 
 def label(arm: str) -> str:
     """The label of an arm."""
-    arms = read("stages/studies/arms.yaml")
-    return {name: one for part in arms.values() for name, one in part.items()}[arm]["label"]
+    content = read("stages/studies/arms.yaml")
+    arms = content.get("arms") or {
+        name: one for part in content.values() for name, one in part.items()
+    }
+    return arms[arm]["label"]
 
 
 def study(name: str, *against: str, measures: str = "test_loss_nats test_accuracy_share") -> None:
@@ -124,6 +127,18 @@ def study(name: str, *against: str, measures: str = "test_loss_nats test_accurac
         sign = "below" if MEASURES[measure].lower_is_better else "above"
         header.append(f"{MEASURES[measure].label.partition(',')[0]} (better {sign} 0)")
     table([*header, "validation loss, both at the arm's rate"], rows)
+
+
+def contrast(text: str, *pairs: str) -> None:
+    """A difference of test losses, or of two such differences, over the replicates of all arms."""
+
+    def losses(arm: str) -> pd.Series:
+        rows = pd.DataFrame(read(f"{STUDIES}/arms/{arm}.json")["replicates"])
+        return rows.set_index("replicate")["test_loss_nats"]
+
+    differences = [losses(arm) - losses(base) for arm, base in map(str.split, pairs)]
+    found = differences[0] - differences[1] if len(pairs) > 1 else differences[0]
+    print(f"- {text}: {Interval(*map(float, mean_interval(found.dropna()))):+.3f}")
 
 
 def settings() -> dict[str, dict[str, Any]]:
