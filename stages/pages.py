@@ -58,13 +58,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
 
 
 def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
-    """Print a table of records.
+    """Print a table of records, those of a file of JSON by `name`, with a format for each header.
 
-    Args:
-        rows: the records; or a file of records, maybe by `name`. `X`, `X_low` and `X_high` become
-            one Interval. A record that lacks a key is left out.
-        columns: a format by header, such as {"test loss": "{loss_nats:.3f}"}.
-
+    `X`, `X_low` and `X_high` become one Interval. A record that lacks a key is left out.
     """
     if not isinstance(rows, str):
         records = rows
@@ -75,7 +71,7 @@ def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
         records = [{"name": name, **one} for name, one in named.items() if isinstance(one, dict)]
     keys = set(re.findall(r"\{(\w+)", " ".join(columns.values())))
     cells = []
-    for record in records:
+    for record in map(dict, records):
         for name in [name for name in record if f"{name}_high" in record]:
             record[name] = Interval(*(record[f"{name}{end}"] for end in ("", "_low", "_high")))
         if record.keys() >= keys:
@@ -108,7 +104,7 @@ def label(arm: str) -> str:
     return arms[arm]["label"]
 
 
-def study(name: str, *against: str, measures: str = "test_loss_nats test_accuracy_share") -> None:
+def study(name: str, *against: str) -> None:
     """The arms of a study that are compared with `against`, or with any arm."""
     found = pd.read_csv(STUDIES / f"{name}.csv")
     found = found[found["against"].isin(against)] if against else found
@@ -117,16 +113,14 @@ def study(name: str, *against: str, measures: str = "test_loss_nats test_accurac
         one = group.set_index("measure")
         first = one.iloc[0]
         cells = [first["label"], label(base), f"{first['lr']:g}", f"{first['lr_against']:g}"]
-        for measure in measures.split():
+        for measure in ("test_loss_nats", "test_accuracy_share"):
             ends = one.loc[measure, ["difference", "interval_low", "interval_high"]]
             cells.append(f"{Interval(*ends):+.4f}, {one.loc[measure, 'verdict']}")
         equal = first[[f"difference_at_equal_lr{end}" for end in ("", "_low", "_high")]]
         rows.append([*cells, f"{Interval(*equal):+.4f}"])
-    header = ["arm", "minus", "rate of the arm", "of the other"]
-    for measure in measures.split():
-        sign = "below" if MEASURES[measure].lower_is_better else "above"
-        header.append(f"{MEASURES[measure].label.partition(',')[0]} (better {sign} 0)")
-    table([*header, "validation loss, both at the arm's rate"], rows)
+    rates = ("rate of the arm", "of the other")
+    differences = ("test loss (better below 0)", "test accuracy (better above 0)")
+    table(["arm", "minus", *rates, *differences, "validation loss, both at the arm's rate"], rows)
 
 
 def contrast(text: str, *pairs: str) -> None:
@@ -144,8 +138,8 @@ def contrast(text: str, *pairs: str) -> None:
 def settings() -> dict[str, dict[str, Any]]:
     """The argument in every setting of metrics/conclusion.json."""
     conclusion = read("metrics/conclusion.json")
-    named = {name.replace("_", " "): one for name, one in conclusion.items() if "links" in one}
-    return {"as it is": conclusion, **named}
+    chains = {name: one for name, one in conclusion.items() if name.startswith("with_")}
+    return {"as it is": conclusion, **{name.replace("_", " "): chains[name] for name in chains}}
 
 
 def claims() -> None:
@@ -204,11 +198,10 @@ def search_gap() -> None:
     gap = best["lrg_adam"] - best["adam"]
     few, *_, many = (int(name.split("_")[0]) for name in read(f"{STUDIES}/search_budget.json"))
     fall = Interval(*map(float, mean_interval(gap[few - 1] - gap[many - 1])))
-    print(f"The main result's search is number {gap[few - 1].rank()[0]:.0f} of {len(gap)} by its")
-    print(
-        f"difference after {few} trials, {gap.loc[0, few - 1]:+.3f}, the smallest being number 1."
-    )
-    print(f"From {few} trials to {many} the mean difference falls by {fall:.3f}.")
+    place = f"number {gap[few - 1].rank()[0]:.0f} of {len(gap)} from the smallest"
+    print(f"After {few} trials the difference is {gap.loc[0, few - 1]:+.3f} in the main result's")
+    print(f"search, {place}. From {few} trials to {many} the mean difference")
+    print(f"falls by {fall:.3f}.")
 
 
 def steps(column: str, form: str, rank: int = 20) -> None:
