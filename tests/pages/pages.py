@@ -41,10 +41,11 @@ class Page:
 
 
 FRONT = Page("README.md")
+DETAIL = Page("stages/README.md")
 OPTIMIZER = Page("stages/lrg_adam/README.md")
 PAGES = (
     FRONT,
-    Page("stages/README.md"),
+    DETAIL,
     Page("stages/studies/README.md"),
     Page("stages/benchmark/README.md"),
     OPTIMIZER,

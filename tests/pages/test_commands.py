@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
-from processes import WAY_BACK
+from processes import AFTER_KILL, WAY_BACK
 from project import ROOT, Project
 
-from .pages import FRONT, PAGES, Page
+from .pages import DETAIL, FRONT, PAGES, Page
 
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROGRAMS = ("dvc", "python", "pip", "pytest", "git", "dask", "ruff", "mypy", "rm")
@@ -116,7 +116,8 @@ def test_there_are_such_extras(words: list[str]) -> None:
 
 
 def test_the_way_back_is_the_one_that_is_tested() -> None:
-    assert WAY_BACK.strip() in FRONT.source
+    assert WAY_BACK in FRONT.source
+    assert AFTER_KILL in DETAIL.source
 
 
 @pytest.fixture(scope="module")

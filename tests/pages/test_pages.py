@@ -21,6 +21,7 @@ MADE = {
     "dvc_plots/index.html",
     ".dvc/config",
     ".dvc/tmp/rwlock",
+    ".scratch/tasks",
     "data/source/flowers.csv",
     "metrics/own/mine.csv",
     "metrics/own/arms/*.json",
