@@ -112,7 +112,8 @@ def study(name: str, *against: str) -> None:
     for (_, base), group in found.groupby(["arm", "against"], sort=False):
         one = group.set_index("measure")
         first = one.iloc[0]
-        cells = [first["label"], label(base), f"{first['lr']:g}", f"{first['lr_against']:g}"]
+        other = f"{first['lr_against']:g}{' (other grid)' if first.get('grids_differ') else ''}"
+        cells = [first["label"], label(base), f"{first['lr']:g}", other]
         for measure in ("test_loss_nats", "test_accuracy_share"):
             ends = one.loc[measure, ["difference", "interval_low", "interval_high"]]
             cells.append(f"{Interval(*ends):+.4f}, {one.loc[measure, 'verdict']}")
@@ -121,18 +122,6 @@ def study(name: str, *against: str) -> None:
     rates = ("rate of the arm", "of the other")
     differences = ("test loss (better below 0)", "test accuracy (better above 0)")
     table(["arm", "minus", *rates, *differences, "validation loss, both at the arm's rate"], rows)
-
-
-def contrast(text: str, *pairs: str) -> None:
-    """A difference of test losses, or of two such differences, over the replicates of all arms."""
-
-    def losses(arm: str) -> pd.Series:
-        rows = pd.DataFrame(read(f"{STUDIES}/arms/{arm}.json")["replicates"])
-        return rows.set_index("replicate")["test_loss_nats"]
-
-    differences = [losses(arm) - losses(base) for arm, base in map(str.split, pairs)]
-    found = differences[0] - differences[1] if len(pairs) > 1 else differences[0]
-    print(f"- {text}: {Interval(*map(float, mean_interval(found.dropna()))):+.3f}")
 
 
 def settings() -> dict[str, dict[str, Any]]:
@@ -157,21 +146,28 @@ def evidence(setting: str) -> None:
     """What every claim rests on in one setting."""
     links = settings()[setting]["links"]
     rank = links["it pays"]["rank_chosen_on_validation"]
-    arms = sorted(set(re.findall(r'"trajectory": "(\w+)"', json.dumps(links))))
 
     def compared(one: dict[str, Any]) -> str:
         ends = Interval(one["difference_nats"], *one["interval_95_nats"])
         return f"{ends:+.4f}, {one['verdict']}"
 
-    def along(quantity: str, form: str) -> str:
-        found = (f"{one[quantity]:{form}} along {one['trajectory']}" for one in looks(arms, [rank]))
-        return f"rank {rank}: {'; '.join(found)}"
+    def along(link: dict[str, Any], unit: str, form: str) -> str:
+        found = link.get("by_rank", {}).get(str(rank), {}).get("along", {})
+        ends = {
+            arm: Interval(one[f"mean_{unit}"], *one[f"interval_95_{unit}"])
+            for arm, one in found.items()
+        }
+        return "; ".join(
+            f"rank {rank} along {label(arm)}: {end:{form}}" for arm, end in ends.items()
+        )
 
     less = links["noise hurts"]["less_noise_minus_adam"].items()
     found = {
         "noise hurts": "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less),
-        "the top subspace is cleaner": along("cosine_fresh", "+.5f"),
-        "cleaner survives Adam": along("step_loss_fresh", "+.6f"),
+        "the top subspace is cleaner": along(
+            links["the top subspace is cleaner"], "cosine", "+.5f"
+        ),
+        "cleaner survives Adam": along(links["cleaner survives Adam"], "nats", "+.6f"),
         "it pays": f"rank {rank}: {compared(links['it pays'])}",
     }
     rows = ([f"**{name}**", found[name], link["state"]] for name, link in links.items())

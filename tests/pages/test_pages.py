@@ -26,6 +26,7 @@ MADE = {
     "metrics/own/mine.csv",
     "metrics/own/arms/*.json",
     "plots/own/mine.png",
+    "plots/own/mine_curves.png",
     "stages/experiment/networks/residual.py",
     "stages/experiment/optimizers/clipped.py",
     "stages/experiment/datasets/flowers.py",
