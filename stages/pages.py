@@ -265,7 +265,7 @@ def parameters() -> None:
             for key in path:
                 parent, value = value, value[key]
             interval = isinstance(value, dict) and "low" in value
-            text = " ".join(comment) or text  # a section's own is that of its keys
+            text = " ".join(comment) or text  # that of a section describes its keys
             if "low" not in parent and (interval or not value or not isinstance(value, dict)):
                 name = ".".join(path)
                 default = f"{value['low']} to {value['high']}" if interval else value
@@ -275,6 +275,7 @@ def parameters() -> None:
                     if any(f"{name}.".startswith(f"{key}.") for key in one["params"])
                 }
                 rows.append((f"`{name}`", text, f"`{default}`".lower(), ", ".join(readers)))
+                text = "as above"
             comment = []
     table(("parameter", "meaning and range", "default", "read by"), rows)
 
