@@ -1,9 +1,24 @@
 """Check all of params.yaml, so that a mistake ends the run before any other stage."""
 
+from inspect import signature
+
+from torch.optim import Adam
+
 from experiment.stage import data, files, versions
 from experiment.stage.errors import UserError
-from experiment.stage.params import PARAMS_FILE, read_params
-from experiment.training.network import build
+from experiment.stage.params import PARAMS_FILE, Params, read_params
+from experiment.training import optimizer
+from experiment.training.network import Network, build
+from experiment.training.search import hyperparameters, search_space
+from experiment.training.work import Work
+from lrg_adam import LRGAdam
+
+OPTIMIZERS = {"adam": Adam, "lrg_adam": LRGAdam}
+# Their arguments that the pipeline sets itself.
+SET_ELSEWHERE = {
+    *("params", "lr", "rank", "batch_dims", "nonfinite"),
+    *("foreach", "fused", "capturable", "differentiable"),
+}
 
 
 def main() -> None:
@@ -13,7 +28,7 @@ def main() -> None:
     params = read_params()
     dataset, _ = data.load(params.data, params.seed)
     train = dataset.train
-    network = build(params.model.name, params.model.options, train.inputs, train.classes)
+    network = build(params.model.name, params.model.options, train)
     side = network.matrix_side
     matrix = f"the side of the gradient matrix of the {params.model.name} on {params.data.name}"
     limits = {
@@ -25,3 +40,34 @@ def main() -> None:
     for key, (value, limit, why) in limits.items():
         if isinstance(value, int) and value > limit:
             raise UserError(f"{PARAMS_FILE}: {key} = {value}; allowed: at most {limit} ({why})")
+    for name in OPTIMIZERS:
+        check_hyperparameters(params, name, network)
+    # This finds a missing GPU, and a cluster that does not answer.
+    with Work("check_params", dataset, device=params.device, total=1, unit="check"):
+        pass
+
+
+def check_hyperparameters(params: Params, name: str, network: Network) -> None:
+    """Take a step at both ends of every search interval of an optimizer.
+
+    Raises:
+        UserError: the optimizer does not take a keyword or a value.
+
+    """
+    known = [key for key in signature(OPTIMIZERS[name]).parameters if key not in SET_ELSEWHERE]
+    for key, value in getattr(params, name).items():
+        if key not in known:
+            raise UserError(
+                f"{PARAMS_FILE}: unknown key {name}.{key} = {value!r}; "
+                f"allowed in its place: {', '.join(known)}"
+            )
+    fixed, searched = hyperparameters(params, name)
+    space = search_space(searched, network.matrix_side)
+    where = f"{PARAMS_FILE}: {name}"
+    for end in ("low", "high"):
+        point = {key: getattr(interval, end) for key, interval in space.items()}
+        try:
+            optimizer.check(name, {**fixed, **point}, network, where)
+        except UserError as error:
+            # An arm has a section for them; here they are the section.
+            raise UserError(str(error).replace(f"{where}.hyperparameters", where)) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiment.report.measures import MEASURES
+from experiment.report.measures import CURVE, MEASURES
 from experiment.report.statistics import (
     Comparison,
     compare_epochs_to_target,
@@ -18,8 +18,6 @@ from experiment.stage import files
 from experiment.stage.errors import UserError
 from experiment.stage.params import Params, read_params
 from experiment.stage.randomness import stream
-
-CURVE = "validation_losses_nats"
 
 
 def read_both() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -9,7 +9,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.training.loop import Group, RunConfig, taken_apart, train_group
+from experiment.training.loop import Group, RunConfig, train_models
 from experiment.training.outcomes import outcomes
 from experiment.training.search import read_best
 from experiment.training.work import Work, merged, spans
@@ -20,10 +20,10 @@ CURVES = ("train_loss_nats", "validation_loss_nats", "validation_accuracy_share"
 def main(optimizer: str) -> None:
     """Write models/<optimizer>.pt and metrics/<optimizer>.json."""
     params = read_params()
-    best = read_best(optimizer)
-    setting = RunConfig.of(params, optimizer, best, purpose="final_train")
+    best = read_best(params, optimizer)
+    config = RunConfig.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
-    groups = [Group(setting, *span) for span in spans(total, size)]
+    groups = [Group(config, *span) for span in spans(total, size)]
 
     with Work(
         f"final_train_{optimizer}",
@@ -32,7 +32,13 @@ def main(optimizer: str) -> None:
         total=len(groups),
         unit="group",
     ) as work:
-        weights, found = taken_apart(merged(work.run(train_group, groups)))
+        trained = merged(work.run(train_models, groups))
+        weights = {
+            name.removeprefix("weights."): trained.pop(name)
+            for name in list(trained)
+            if name.startswith("weights.")
+        }
+        found = {name: tensor.numpy() for name, tensor in trained.items()}
         diverged = np.flatnonzero(~np.isfinite(found["train_loss_nats"]).all(axis=1))
         if len(diverged):
             raise UserError(

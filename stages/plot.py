@@ -6,38 +6,53 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiment.report.figures import OPTIMIZERS, line_with_band, panels, plain_ticks
+from experiment.report.measures import CURVE
 from experiment.report.statistics import mean_interval
 from experiment.stage import data, files
 from experiment.stage.params import read_params
-
-CURVE = "validation_losses_nats"
 
 
 def tuned(optimizer: str) -> str:
     """The tuned hyperparameters as text, such as `learning rate 0.0012, rank 20`."""
     names = {"lr": "learning rate", "rank": "rank"}
     best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
-    return ", ".join(f"{names[name]} {value:.2g}" for name, value in best.items())
+    return ", ".join(f"{names.get(name, name)} {value:.2g}" for name, value in best.items())
 
 
 def convergence(title: str) -> Figure:
-    """Plot the mean validation loss over epochs with its 95 % interval."""
-    figure, (axes,) = panels(1)
+    """Plot the mean validation loss over epochs, and the paired difference, with 95 % intervals."""
+    figure, (loss, gap) = panels(2)
+    curves = {}
     for optimizer, style in OPTIMIZERS.items():
         path = Path(f"metrics/{optimizer}.json")
         replicates = files.read_rows(path, "replicates", CURVE, other=[CURVE])
-        curves = np.array(replicates[CURVE].tolist())
+        curves[optimizer] = np.array(replicates[CURVE].tolist())
         label = f"{style['label']} ({tuned(optimizer)})"
-        line_with_band(
-            axes, range(curves.shape[1]), mean_interval(curves), **{**style, "label": label}
-        )
-    axes.set(
-        xlabel="epoch",
-        ylabel="validation loss (cross-entropy, nats)",
-        title=f"Validation loss on {title}\nmean of {len(curves)} paired replicates, 95 % interval",
+        interval = mean_interval(curves[optimizer])
+        line_with_band(loss, range(len(interval.mean)), interval, **style | {"label": label})
+    difference = mean_interval(curves["lrg_adam"] - curves["adam"])
+    line_with_band(gap, range(len(difference.mean)), difference, color="#009E73", marker="o")
+    mean, low, high = (float(part[-1]) for part in difference)
+    gap.axhline(0, color="0.4", linewidth=0.8)
+    gap.annotate(
+        f"after the last epoch\n{mean:+.3f} ({low:+.3f} to {high:+.3f})",
+        (0.97, 0.05),
+        xycoords="axes fraction",
+        ha="right",
+        va="bottom",
     )
-    axes.locator_params(axis="x", integer=True)
-    axes.legend()
+    loss.set(
+        ylabel="validation loss (cross-entropy, nats)",
+        title=f"Validation loss on {title}\n{len(curves['adam'])} replicates, 95 % interval",
+    )
+    gap.set(
+        ylabel="LRG-Adam minus Adam (nats)",
+        title="Paired difference in validation loss\n(below 0: LRG-Adam is better), 95 % interval",
+    )
+    for axes in (loss, gap):
+        axes.set_xlabel("epoch")
+        axes.locator_params(axis="x", integer=True)
+    loss.legend()
     return figure
 
 

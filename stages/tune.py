@@ -1,4 +1,4 @@
-"""Find the learning rate, and for LRG-Adam the rank, with the lowest validation loss."""
+"""Find the learning rate, the rank and other searched hyperparameters of the lowest loss."""
 
 from pathlib import Path
 
@@ -7,34 +7,48 @@ from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
 from experiment.training.loop import RunConfig
-from experiment.training.search import on_boundary, search_space, table, train_trials
+from experiment.training.search import (
+    hyperparameters,
+    on_boundary,
+    search_space,
+    table,
+    train_trials,
+)
 from experiment.training.work import Work
 
 
 def main(optimizer: str) -> None:
     """Write metrics/tune_<optimizer>.json."""
     params = read_params()
-    how = params.tune
+    tune = params.tune
     dataset = Dataset.read(params.data.name)
-    fixed = {} if optimizer == "adam" or params.rank == "tuned" else {"rank": params.rank}
-    setting = RunConfig.of(params, optimizer, fixed, purpose="tune")
-    side = setting.network(dataset.train).matrix_side
-    space = search_space(optimizer, how, params.rank, side)
+    fixed, searched = hyperparameters(params, optimizer)
+    config = RunConfig.of(params, optimizer, fixed, purpose="tune")
+    space = search_space(searched, config.network(dataset.train).matrix_side)
     with Work(
-        f"tune_{optimizer}", dataset, device=params.device, total=how.trials, unit="trial"
+        f"tune_{optimizer}", dataset, device=params.device, total=tune.trials, unit="trial"
     ) as work:
-        trials = train_trials(work, setting, space, how, params.seed)
+        trials = train_trials(
+            work,
+            config,
+            space,
+            trials=tune.trials,
+            wave=tune.wave,
+            replicates=tune.replicates,
+            seed=params.seed,
+        )
         best = min(trials, key=lambda trial: trial.validation_loss)
         if best.validation_loss == float("inf"):
             raise UserError(
-                f"every trial diverged; params.yaml: tune.lr = {dict(how.lr)}; "
+                f"every trial diverged; params.yaml: tune.lr = {dict(tune.lr)}; "
                 "allowed: an interval with a learning rate that trains"
             )
+        rank = {"rank": fixed["rank"]} if "rank" in fixed else {}
         files.write_json(
             Path(f"metrics/tune_{optimizer}.json"),
             {
-                "best": {**best.hyperparameters, **fixed},
+                "best": {**best.hyperparameters, **rank},
                 "on_boundary": ", ".join(on_boundary(space, best.hyperparameters)) or None,
-                "trials": files.rows(table(trials, fixed)),
+                "trials": files.rows(table(trials, **rank)),
             },
         )

@@ -1,5 +1,6 @@
-"""Adam on the best rank-k approximation of the whole gradient."""
+"""A low-rank filter of gradients for any optimizer, and Adam behind it."""
 
-from .optimizer import LRGAdam, MatrixInfo
+from .filter import truncate_grad_rank_
+from .optimizer import LRGAdam
 
-__all__ = ["LRGAdam", "MatrixInfo"]
+__all__ = ["LRGAdam", "truncate_grad_rank_"]

@@ -27,7 +27,7 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
     """
     first = tensors[0]
     batch = first.shape[:batch_dims]
-    pieces = [t.reshape(*batch, -1).to(first.device) for t in tensors]
+    pieces = [t.reshape(*batch, t.shape[batch_dims:].numel()).to(first.device) for t in tensors]
     numel = sum(piece.shape[-1] for piece in pieces)
     side = square_side(numel)
     pieces.append(first.new_zeros(*batch, side * side - numel))

@@ -1,4 +1,4 @@
-"""Subspace iteration on gradients that stay sharded across processes."""
+"""The randomized approximation of gradients that stay sharded across processes."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ class ShardedMatrix:
     """
 
     def __init__(self, grads: Sequence[Tensor], dtype: torch.dtype) -> None:
-        """Lay out the local parts of ``grads`` in rows, see :func:`can_stay_sharded`."""
+        """Lay out the local parts of ``grads`` in rows."""
         mesh, self.device = next((g.device_mesh, g.device) for g in grads if isinstance(g, DTensor))
         rank = mesh.get_local_rank()
         n = square_side(sum(g.numel() for g in grads))
@@ -63,30 +63,28 @@ class ShardedMatrix:
             if rank == 0 or _is_shard(g):
                 self._held.view(-1)[where] = part.reshape(-1)
 
-    def subspace(self, k: int, basis: Tensor, iterations: int) -> low_rank.Approximation:
-        """Do what :func:`lrg_adam.low_rank.subspace` does, with one all-reduce per product.
+    def randomized(
+        self, k: int, iterations: int, seed: int, step: int | Tensor
+    ) -> low_rank.Approximation:
+        """Do what :func:`lrg_adam.low_rank.randomized` does, with one all-reduce per product.
 
-        Args:
-            k: the rank of the result.
-            basis: ``(n, r)``, the same on all processes.
-            iterations: at least 1; each sums two ``n x r`` matrices across processes.
-
-        Returns:
-            The approximation. Its ``matrix`` has only the rows that this process holds, and takes
-            their place. Its ``basis``, ``(n, r)``, is complete and the same on all processes.
-
+        Its ``matrix`` has only the rows that this process holds, and takes their place.
         """
-        left, right, basis = low_rank.ritz_factors(
-            self._times, self._transposed_times, k, basis.to(self._held.dtype), iterations
+        left, right, energy = low_rank.ritz_factors(
+            self._times, self._transposed_times, self._held, self.shape, k, iterations, seed, step
         )
         torch.mm(left[self._rows], right.mT, out=self._held)
-        return low_rank.Approximation(self._held, basis)
+        return low_rank.Approximation(self._held, energy)
+
+    def squared_norm(self) -> Tensor:
+        """Do what :func:`lrg_adam.low_rank.squared_norm` does; each entry is on one process."""
+        return self._sum(low_rank.squared_norm(self._held))
 
     def pieces(self, held: Tensor) -> list[Tensor]:
         """Cut ``held``, the rows of this process, into tensors sharded like the gradients.
 
         Args:
-            held: the ``matrix`` that :meth:`subspace` returned, contiguous.
+            held: the ``matrix`` that :meth:`randomized` returned, contiguous.
 
         """
         result = []

@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import yaml
+from dvc.parsing import DataResolver
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
+PARAMS = (ROOT / "params.yaml").read_text()
 STUDIES = "stages/studies/dvc.yaml"
 ARMS = "stages/studies/arms.yaml"
 # What `python stages` needs beside what a stage declares: it finds the way to the stage, and
@@ -64,6 +65,32 @@ def set_params(path: Path, changes: Mapping[str, object]) -> None:
         YAML().dump(params, file)
 
 
+def edited(changes: Mapping[str, str | None]) -> str:
+    """params.yaml with other text for dotted keys, as a user types it; None deletes a key."""
+    params = yaml.safe_load(PARAMS)
+    for number, (key, typed) in enumerate(changes.items()):
+        *sections, name = key.split(".")
+        section = params
+        for part in sections:
+            section = section[part]
+        section[name] = f"@{number}@"
+        if typed is None:
+            del section[name]
+    text = yaml.safe_dump(params, sort_keys=False)
+    for number, typed in enumerate(changes.values()):
+        text = text.replace(f"'@{number}@'", typed or "")
+    return text
+
+
+def leaves(section: dict, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all values in a section and in those within it."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
 def copy_repository(folder: Path) -> None:
     """Copy all files of this repository that Git does not ignore, as they are now."""
     listed = subprocess.run(
@@ -77,9 +104,6 @@ def copy_repository(folder: Path) -> None:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-
-
-EXPRESSION = re.compile(r"\$\{([^}]+)\}")
 
 
 class Project:
@@ -107,12 +131,12 @@ class Project:
         for lock in folder.rglob("dvc.lock"):
             lock.unlink()
         project = cls(folder)
+        project.run("git", "init", "-q", "-b", "main")
         for output in project.outputs():
             (folder / output).unlink(missing_ok=True)
         set_params(folder / "params.yaml", changes)
         if studies is not None:
             (folder / ARMS).write_text(yaml.safe_dump(studies, sort_keys=False))
-        project.run("git", "init", "-q", "-b", "main")
         project.commit("The repository, with small parameters")
         return project
 
@@ -168,13 +192,9 @@ class Project:
         path = self.folder / pipeline
         if not path.exists():
             return {}
-        pipelines = yaml.safe_load(path.read_text())
-        names = _variables(path.parent, pipelines.get("vars", []))
-        return {
-            f"{name}@{suffix}" if suffix else name: one
-            for name, stage in pipelines["stages"].items()
-            for suffix, one in _expanded(stage, names)
-        }
+        with Repo(self.folder) as repo:
+            declared = yaml.safe_load(path.read_text())
+            return DataResolver(repo, str(path.parent), declared).resolve()["stages"]
 
     def studies(self) -> dict[str, dict]:
         """The stages of the studies."""
@@ -189,63 +209,6 @@ class Project:
         """The bytes of every output that is there."""
         paths = {path: self.folder / path for path in self.outputs()}
         return {name: path.read_bytes() for name, path in paths.items() if path.exists()}
-
-
-def _variables(folder: Path, given: list) -> dict:
-    """What the expressions in a dvc.yaml may name: params.yaml beside it, and its `vars`."""
-    found: dict = {}
-    for one in ["params.yaml", *given]:
-        if isinstance(one, str):
-            name, _, keys = one.partition(":")
-            path = folder / name
-            values = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
-            one = {key: values[key] for key in keys.split(",")} if keys else values
-        _merge(found, one)
-    return found
-
-
-def _merge(into: dict, more: Mapping) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _expanded(stage: dict, names: dict) -> Iterator[tuple[str, dict]]:
-    """A stage for each of its items, with the suffix that dvc gives to its name."""
-    if "matrix" in stage:
-        matrix = _filled(stage["matrix"], names)
-        for values in product(*matrix.values()):
-            item = dict(zip(matrix, values, strict=True))
-            yield "-".join(map(str, values)), _filled(stage, {**names, "item": item})
-    elif "foreach" in stage:
-        items = _filled(stage["foreach"], names)
-        if not isinstance(items, dict):
-            items = {str(item): item for item in items}
-        for key, item in items.items():
-            yield key, _filled(stage["do"], {**names, "key": key, "item": item})
-    else:
-        yield "", _filled(stage, names)
-
-
-def _filled(value: Any, names: dict) -> Any:  # noqa: ANN401 - whatever YAML has
-    """The same with every `${a.b}` replaced by what it names."""
-    if isinstance(value, dict):
-        return {_filled(key, names): _filled(inner, names) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, names) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def named(expression: re.Match[str]) -> Any:  # noqa: ANN401
-        found: Any = names
-        for part in expression[1].strip().split("."):
-            found = found[part]
-        return found
-
-    whole = re.fullmatch(EXPRESSION, value)
-    return named(whole) if whole else re.sub(EXPRESSION, lambda found: str(named(found)), value)
 
 
 def stage_outputs(stage: dict) -> list[str]:

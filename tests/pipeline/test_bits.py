@@ -195,7 +195,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("git", "init", "-q", "-b", "main")
     project.commit("The repository, with its results")
     # The data are not in Git.
-    for stage in ("check_params", "fetch_data"):
+    for stage in ("check_params", "fetch_data", "studies.training.check_arms"):
         project.run("python", "stages", stage)
     return project
 
@@ -213,9 +213,8 @@ def test_the_committed_results_are_those_of_the_committed_code(
 CHEAP = {
     "dvc.yaml": ["check_params", "fetch_data", "compare", "plot"],
     STUDIES: [
-        "check_arms",
-        "rank_sweep",
         "learning_rate",
+        "compare@rank_sweep",
         "compare@controls",
         "plot_gradients",
         "plot_published",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import runpy
 import shutil
 import subprocess
@@ -80,7 +79,7 @@ TRAINING = SMALL_STUDIES["TRAINING"]
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which a study of each kind that computes has run."""
     project: Project = SMALL_STUDIES["fresh"](tmp_path_factory.mktemp("studied"))
-    project.dvc("repro", f"{TRAINING}:controls@random_subspace", *STUDIED)
+    project.dvc("repro", f"{TRAINING}:arm@random_subspace", *STUDIED)
     return project
 
 
@@ -88,11 +87,11 @@ STUDIED = [f"{STUDIES}:gradients@adam", f"{STUDIES}:published"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [f"{TRAINING}:controls@random_subspace", *STUDIED])
+@pytest.mark.parametrize("stage", [f"{TRAINING}:arm@random_subspace", *STUDIED])
 def test_a_study_neither_unpickles_nor_connects(
     studied: Project, stage: str, tmp_path: Path
 ) -> None:
-    run_audited(studied, SMALL_STUDIES["commands"](studied)[stage], tmp_path)
+    run_audited(studied, SMALL_STUDIES["all_stages"](studied)[stage]["cmd"], tmp_path)
 
 
 def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:
@@ -121,24 +120,3 @@ def test_a_run_needs_no_network(project: Project, finished: Project) -> None:
     )
 
     assert project.read() == finished.read()
-
-
-UNSAFE = re.compile(
-    r"\bpickle\.|\bimport pickle|cloudpickle|joblib|allow_pickle=True|weights_only=False"
-    r"|yaml\.(load|unsafe_load|full_load)\(|YAML\(typ=.unsafe|\beval\(|\bexec\(|extractall"
-    r"|urlopen|urlretrieve|requests\.|shell=True"
-)
-
-
-def test_the_sources_name_nothing_unsafe() -> None:
-    sources = sorted((ROOT / "stages").rglob("*.py"))
-    found = {
-        f"{source.relative_to(ROOT)}: {line.strip()}"
-        for source in sources
-        for line in source.read_text().splitlines()
-        if UNSAFE.search(line)
-    }
-    assert found == set()
-    for source in sources:
-        for call in re.findall(r"(?:torch|np)\.load\([^\n]*", source.read_text()):
-            assert "weights_only=True" in call or "allow_pickle=False" in call

@@ -1,66 +1,72 @@
-"""arms.yaml and own.yaml: a mistake is found before anything trains, and told in one line."""
+"""arms.yaml and own.yaml: each arm is complete, and a mistake is found before anything trains."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
-import shlex
-import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from dvc.parsing.interpolate import to_str
-from project import SMALL, set_params
 
 from experiment.datasets import mnist1d
-from experiment.stage import files
-from experiment.stage.data import Dataset, Split, load
 from experiment.stage.errors import UserError
-from experiment.stage.params import Data, read_params
-from studies.gradients import trajectory
-from studies.gradients.look import Samples
-from studies.training import arm, check_arms, shared
+from studies.training import arm as arm_stage
+from studies.training import check_arms
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
     OWN,
     PUBLISHED,
-    STUDIES,
-    ArmTraining,
-    data_of,
+    SETTINGS,
+    SETTINGS_OF_ARMS,
     read_arms,
+    read_data_sets,
     read_own,
+    read_studies_without_arms,
     result_file,
     trajectories,
 )
-from studies.training.words import parse
 
-from .small import OWN_STUDY, SMALL_STUDIES
+from .small import OWN_STUDY, SMALL_STUDIES, arm
 
 ROOT = Path(__file__).parents[2]
-
-
-def copy(content: Any) -> Any:  # noqa: ANN401 - what YAML has
-    return json.loads(json.dumps(content))
+Content = dict[str, Any]
+# The own study without the module that it brings.
+MINE: Content = {**OWN_STUDY, "own": {"rmsprop": OWN_STUDY["own"]["rmsprop"]}}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project with small studies, in which check_arms can run."""
     monkeypatch.chdir(tmp_path)
-    for name in ("constraints.txt", "params.yaml"):
-        shutil.copy2(ROOT / name, name)
-    write(SMALL_STUDIES, OWN_STUDY)
-    return tmp_path
+    monkeypatch.setattr(mnist1d, "published", generated)
+    for name in ("constraints.txt", "stages/experiment", "stages/lrg_adam"):
+        link(name)
+    for name in ("__init__.py", "training"):
+        link(f"stages/studies/{name}")
+    write(SMALL_STUDIES, MINE)
 
 
-def write(arms: Any, own: Any) -> None:  # noqa: ANN401 - what YAML has
-    PUBLISHED.parent.mkdir(parents=True, exist_ok=True)
-    PUBLISHED.write_text(yaml.safe_dump(arms))
-    OWN.write_text(yaml.safe_dump(own))
+generated = functools.cache(mnist1d.published)
+
+
+def link(name: str) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).symlink_to(ROOT / name)
+
+
+def write(arms: Content, own: Content) -> None:
+    PUBLISHED.write_text(yaml.safe_dump(arms, sort_keys=False))
+    OWN.write_text(yaml.safe_dump(own, sort_keys=False))
+
+
+def copy(content: Content) -> Content:
+    return json.loads(json.dumps(content))
 
 
 def refused(function: Callable[[], object]) -> str:
@@ -70,128 +76,164 @@ def refused(function: Callable[[], object]) -> str:
     return str(found.value)
 
 
-def test_the_published_files_make_sense() -> None:
-    for path in (PUBLISHED, OWN):
-        shutil.copy2(ROOT / path, path)
-    check_arms.main()
-    assert shared.SHARED_FILE.exists()
-    assert read_own() == {}
-    assert len(read_arms()) == 51
-    assert list(dict.fromkeys(one.study for one in read_arms().values())) == list(STUDIES)
+# The files of the repository
+
+
+def test_the_published_files_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    arms, sections = read_arms(), read_data_sets()
+    read_studies_without_arms()
+    assert {one.train.data for one in arms.values()} <= sections.keys()
+    for name, one in arms.items():
+        check_arms._check_comparison(name, one, arms, sections)
+    # Each has a grid of its own, so no published result depends on how a grid is refined.
+    assert {one.train.finest_ratio for one in arms.values()} == {None}
+    for baseline in (BASELINE, NOISY_BASELINE):
+        assert baseline in trajectories(arms, baseline)
 
 
 def test_the_example_in_own_yaml_is_one() -> None:
-    shutil.copy2(ROOT / PUBLISHED, PUBLISHED)
     lines = (ROOT / OWN).read_text().splitlines()
     example = [line[2:] for line in lines if line.startswith(("# own_studies:", "# own:", "#   "))]
     OWN.write_text("\n".join(example))
     assert [(one.study, one.against) for one in read_own().values()] == [("mine", ["adam"])]
 
 
+# Settings
+
+
 def test_an_arm_has_the_defaults_but_for_what_it_says() -> None:
     arms = read_arms()
-    assert arms["rank_1"].train.lrs == [0.001, 0.01, 0.03]
-    assert (arms["cnn"].train.lrs, arms["cnn"].train.replicates) == ([0.01], 4)
+    assert arms["rank_20"].train.options == {"hidden": [8]}
     assert (arms["noise_0"].train.replicates, arms["noise_0"].train.noise) == (3, 0)
-    own = read_own()
-    assert (own["sign"].train.model, own["sign"].train.lrs) == (None, [0.001, 0.01])
-    assert own["sign"].against == ["adam", "rmsprop"]
+    assert arms["digits"].train.options == {}
+    assert read_own()["rmsprop"].train.model == "mlp"
 
 
-Change = Callable[[dict[str, Any]], object]
+def test_all_of_an_arm_s_settings_reach_its_training() -> None:
+    changes = {"epochs": 7, "batch_size": 16, "noise": 0.5, "seed": 3, "model": "cnn"}
+    changes |= {"options": {"width": 3}, "hyperparameters": {"betas": [0.5, 0.9]}}
+    train = read_arms()["adam"].train.model_copy(update=changes)
+    run = arm_stage.config(train, 0.1, "a purpose")
+    expected = {**changes, "hyperparameters": {"lr": 0.1, "betas": (0.5, 0.9)}}
+    assert {key: asdict(run)[key] for key in changes} == expected
+    assert replace(run, purpose="tune") != run
+
+
+def grid(**train: Any) -> tuple[list[float], float | None]:  # noqa: ANN401 - what YAML has
+    """The grid of an own arm against `adam`, whose grid has three rates; the default has two."""
+    arms = copy(SMALL_STUDIES)
+    arms["arms"]["adam"]["train"]["lrs"] = [0.001, 0.002, 0.01]
+    arms["defaults"] |= {"lrs": [0.001, 0.1], "finest_ratio": 3}
+    own = copy(MINE)
+    own["own"]["rmsprop"]["train"] |= train
+    write(arms, own)
+    found = read_own()["rmsprop"].train
+    return found.lrs, found.finest_ratio
+
+
+def test_an_arm_is_tuned_as_finely_as_its_baseline() -> None:
+    assert grid() == ([0.001, 0.1], 2)  # the wide grid, refined until neighbours are as near
+    assert grid(lrs="same") == ([0.001, 0.002, 0.01], None)
+    assert grid(lrs=[0.5]) == ([0.5], None)
+    assert grid(lrs=[0.1, 0.5], finest_ratio=1.5) == ([0.1, 0.5], 1.5)
+
+
+@pytest.mark.parametrize("best", [0.001, 0.0031, 0.1])
+def test_a_refined_grid_is_fine_around_its_best_rate_alone(best: float) -> None:
+    def nearest(lrs: list[float]) -> float:
+        return min(lrs, key=lambda lr: abs(lr - best))
+
+    lrs = [0.001, 0.01, 0.1]
+    while more := arm_stage.between(lrs, nearest(lrs), 1.4):
+        lrs = sorted([*lrs, *more])
+    around = [high / low for low, high in pairwise(lrs) if nearest(lrs) in (low, high)]
+    assert max(around) < 1.42
+    assert len(lrs) < 20
+    assert arm_stage.between(lrs, nearest(lrs), None) == []
+
+
+# Mistakes
+
+Change = Callable[[Content], object]
 
 
 def train(name: str, **changes: Any) -> Change:  # noqa: ANN401 - what YAML has
-    study = next(study for study in STUDIES if name in SMALL_STUDIES[study])
-    return lambda arms: arms[study][name]["train"].update(changes)
+    return lambda content: content.get("own", content.get("arms"))[name]["train"].update(changes)
 
 
 def entry(**changes: Any) -> Change:  # noqa: ANN401 - what YAML has
-    return lambda arms: arms["rank_sweep"]["rank_1"].update(changes)
+    return lambda content: content["arms"]["rank_20"].update(changes)
+
+
+def named(name: str) -> Change:
+    return lambda content: content["arms"].update({name: content["arms"]["rank_20"]})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arms: arms.pop("controls"), "controls is missing; allowed: arms by their names"),
-        (lambda arms: arms.pop("gradients"), "gradients is missing; allowed: "),
-        (lambda arms: arms.update(contorls={}), "unknown key contorls = {}; allowed in its place"),
-        (lambda arms: arms.update(controls=[]), "controls = []; allowed: arms by their names"),
-        (entry(agianst=["adam"]), "unknown key rank_sweep.rank_1.agianst = ['adam']; allowed in"),
-        (entry(against=["nobody"]), "rank_sweep.rank_1.against = ['nobody']; allowed: names of ar"),
-        (entry(against="adam"), "rank_sweep.rank_1.against = 'adam'; allowed: a list of arms"),
-        (entry(against=["sign"]), "rank_sweep.rank_1.against = ['sign']; allowed: names of arms"),
-        (entry(label="$1"), "rank_sweep.rank_1.label = '$1'; allowed: how tables and figures"),
-        (entry(label=""), "rank_sweep.rank_1.label = ''; allowed: how tables and figures"),
-        (entry(label=1), "rank_sweep.rank_1.label = 1; allowed: how tables and figures"),
-        (entry(train={}), "rank_sweep.rank_1.train.optimizer is missing; allowed: a module in"),
-        (entry(train=None), "rank_sweep.rank_1.train = None; allowed: a section"),
+        (lambda arms: arms.pop("arms"), "arms is missing; allowed: arms by their names"),
+        (lambda arms: arms.update(amrs={}), "unknown key amrs = {}; allowed in its place"),
+        (entry(agianst=["adam"]), "unknown key arms.rank_20.agianst = ['adam']; allowed in"),
+        (entry(against=["nobody"]), "arms.rank_20.against = ['nobody']; allowed: names of arms"),
+        (entry(against=["rmsprop"]), "arms.rank_20.against = ['rmsprop']; allowed: names of arms"),
+        (entry(label="$1"), "arms.rank_20.label = '$1'; allowed: a text without $"),
+        (entry(train={}), "arms.rank_20.train: optimizer is missing; allowed: a module in"),
+        (entry(train=None), "arms.rank_20.train = None; allowed: a section"),
+        (train("rank_20", optimiser="adam"), "arms.rank_20.train: unknown key optimiser"),
+        (train("rank_20", noise="much"), "train: noise = 'much'; allowed: a number from 0 to 100"),
         (
-            train("rank_1", optimiser="adam"),
-            "unknown key optimiser = 'adam'; allowed in its place: optimizer",
+            train("rank_20", schedule="cosin"),
+            "train: schedule = 'cosin'; allowed: constant, cosine",
         ),
-        (train("rank_1", noise="much"), "noise = 'much'; allowed: a number from 0 to 100"),
-        (train("rank_1", noise=-1), "noise = -1; allowed: a number from 0 to 100"),
-        (train("rank_1", shuffle=True), "unknown key shuffle = True; allowed in its place: "),
+        (
+            train("rank_20", warmup=2),
+            "train: warmup = 2; allowed: a number of at least 0 and below",
+        ),
+        (train("rank_20", lrs=[0.1, 0.01]), "train: lrs = [0.1, 0.01]; allowed: an ascending list"),
+        (train("adam", lrs="same"), "arms.adam.train: lrs = 'same'; allowed: an ascending list"),
+        (train("rank_20", replicates=1), "replicates = 1; allowed: a whole number from 2 to 10000"),
+        (train("rank_20", model="../mlp"), "model = '../mlp'; allowed: a module in stages/"),
+        (
+            train("rank_20", hyperparameters={"lr": 1}),
+            "train: hyperparameters = {'lr': 1}; allowed",
+        ),
+        (train("rank_20", hyperparameters={"rank": float("nan")}), "{'rank': nan}; allowed: arg"),
         *(
-            (train("rank_1", data=given), f"data = {given!r}; allowed: keys under data in params.")
-            for given in ("digits", ["digits"], {"flipped": None}, {"rows": {"high": 1}})
+            (named(name), "; allowed: names of a-z, 0-9 and _ that begin with a letter")
+            for name in ("Rank", "1", "_rank", "a b", "ränk", "", "a;touch x;")
         ),
-        (train("rank_1", lrs=[]), "lrs = []; allowed: an ascending list of numbers"),
-        (train("rank_1", lrs=[0.1, 0.01]), "lrs = [0.1, 0.01]; allowed: an ascending list"),
-        (train("rank_1", lrs=[0.1, 0.1]), "lrs = [0.1, 0.1]; allowed: an ascending list"),
-        (train("rank_1", lrs=[11]), "lrs = 11; allowed: an ascending list of numbers from 1e-8"),
-        (train("rank_1", replicates=1), "replicates = 1; allowed: a whole number from 2 to 10000"),
-        (train("rank_1", group=True), "group = True; allowed: a whole number from 1 to 1000"),
-        (train("rank_1", model="../mlp"), "model = '../mlp'; allowed: a module in stages/"),
-        (train("rank_1", optimizer="a b"), "optimizer = 'a b'; allowed: a module in stages/"),
-        *(
-            (train("rank_1", hyperparameters=given), f"hyperparameters = {given}; allowed: argum")
-            for given in (
-                {"lr": 0.1},
-                {"rank": [1]},
-                {"rank": []},
-                {"rank": None},
-                {"rank": float("nan")},
-                {"rank": float("inf")},
-                {"rank": {"high": 1}},
-                {"betas": [0.9, float("nan")]},
-            )
+        (lambda arms: arms["trajectories"].append("nobody"), "trajectories has nobody; allowed"),
+        (lambda arms: arms["defaults"].pop("group"), "train: group is missing; allowed: a whole"),
+        (
+            lambda arms: arms["data"]["digits"].update(flipped=1),
+            "data.digits: flipped = 1; allowed",
         ),
-        *(
-            (
-                lambda arms, name=name: arms["controls"].update({name: arms["controls"]["energy"]}),
-                "",
-            )
-            for name in ("Rank", "rank-1", "rank.1", "1", "1_rank", "_rank", "a b", "ränk", "")
+        (lambda arms: arms["data"].update({"a b": {}}), "data.a b; allowed: names of a-z"),
+        (lambda arms: arms["gradients"].update(ranks=[5, 1]), "gradients: ranks = [5, 1]; allowed"),
+        (
+            lambda arms: arms["search_budget"].update(samplers=1),
+            "search_budget: samplers = 1; allo",
         ),
         (
-            lambda arms: arms["controls"].update(rank_1=arms["controls"]["energy"]),
-            "controls.rank_1; allowed: a name that no other study has",
+            lambda arms: arms["published"].update(trials=0),
+            "published: trials = 0; allowed: a whole",
         ),
-        (
-            lambda arms: arms["gradients"]["trajectories"].update(nobody={}),
-            "gradients.trajectories has nobody; allowed: names of arms",
-        ),
-        (
-            lambda arms: arms["gradients"].update(trajectories={}),
-            "gradients.trajectories = {}; allowed: arms, each with an empty section",
-        ),
-        (
-            lambda arms: arms["gradients"].update(trajectories=["adam"]),
-            "gradients.trajectories = ['adam']; allowed: arms, each with an empty section",
-        ),
-        (lambda arms: arms["defaults"].update(lrs=[]), "defaults.lrs = []; allowed: an ascending"),
-        (lambda arms: arms["defaults"].pop("group"), "defaults.group is missing; allowed: a whole"),
     ],
 )
-def test_a_mistake_in_arms_yaml_is_told_in_one_line(change: Change, message: str) -> None:
+def test_a_mistake_in_arms_yaml_is_one_line(change: Change, message: str) -> None:
     arms = copy(SMALL_STUDIES)
     change(arms)
     write(arms, {"own_studies": [], "own": {}})
-    found = refused(check_arms.main)
+    found = refused(check_arms.main).splitlines()[0]
     assert found.startswith("stages/studies/arms.yaml: ")
     assert message in found
+    assert not SETTINGS_OF_ARMS.exists()
+
+
+def own_study(name: str) -> Change:
+    return lambda own: own["own_studies"].append(name)
 
 
 @pytest.mark.parametrize(
@@ -201,442 +243,111 @@ def test_a_mistake_in_arms_yaml_is_told_in_one_line(change: Change, message: str
         (lambda own: own.update(own=None), "own = None; allowed: arms by their names"),
         (lambda own: own.update(owm={}), "unknown key owm = {}; allowed in its place: own"),
         (lambda own: own.update(own_studies="mine"), "own_studies = 'mine'; allowed: a list of"),
-        (lambda own: own.update(own_studies=["Mine"]), "own_studies = 'Mine'; allowed: a list of"),
+        (lambda own: own.update(own_studies=[]), "study = 'mine'; allowed: one of own_studies, []"),
+        (own_study("yours"), "own_studies has 'yours'; allowed: names that arms.yaml does not"),
+        (own_study("controls"), "own_studies has 'controls'; allowed: names that arms.yaml does"),
         (
-            lambda own: own.update(own_studies=[]),
-            ".study = 'mine'; allowed: one of own_studies, []",
-        ),
-        (
-            lambda own: own.update(own_studies=["mine", "yours"]),
-            "own_studies has 'yours'; allowed: names that arms.yaml does not have, each the study",
-        ),
-        (
-            lambda own: own.update(own_studies=["mine", "controls"]),
-            "own_studies has 'controls'; allowed: names that arms.yaml does not have",
-        ),
-        (
-            lambda own: own["own"]["sign"].update(study="controls"),
-            "own.sign.study = 'controls'; allowed: one of own_studies, ['mine']",
-        ),
-        (
-            lambda own: [one.pop("against") for one in own["own"].values()],
-            "own_studies has 'mine'; allowed: names that arms.yaml does not have, each the study",
-        ),
-        (
-            lambda own: own["own"].update(adam=own["own"]["sign"]),
+            lambda own: own["own"].update(adam=own["own"]["rmsprop"]),
             "own.adam; allowed: a name that arms.yaml does not have",
         ),
         (
-            lambda own: own["own"]["sign"].update(against=["nobody", "adam"]),
-            "own.sign.against = ['nobody', 'adam']; allowed: names of arms, which nobody is not",
+            lambda own: own["data"].update(digits=SMALL_STUDIES["data"]["digits"]),
+            "data.digits; allowed: a name that arms.yaml does not have",
         ),
-        (lambda own: own["own"]["sign"].pop("study"), "own.sign.study is missing; allowed: one of"),
-        (lambda own: own["own"]["sign"].pop("train"), "own.sign.train is missing; allowed: a sec"),
+        (train("rmsprop", lr=0.1), "unknown key lr = 0.1; allowed in its place: lrs"),
+        (train("rmsprop", data="digit"), "train.data = 'digit'; allowed: one of the data sets"),
+        (train("rmsprop", data="digits"), "train.data = 'digits'; allowed: that of adam, which is"),
+        (train("rmsprop", model="cnn"), "train.model = 'cnn'; allowed: that of adam, which is in"),
+        (train("rmsprop", epochs=3), "train.epochs = 3; allowed: that of adam, which is in aga"),
+        (train("rmsprop", options={"hidden": [9]}), "train.options = {'hidden': [9]}; allowed: th"),
+        (train("rmsprop", batch_size=161), "train.batch_size = 161; allowed: at most 160"),
+        (train("rmsprop", optimizer="nobody"), "train.optimizer = 'nobody'; allowed: a module in"),
+        (train("rmsprop", optimizer="torch.optim.No"), "train.optimizer = 'torch.optim.No'; allow"),
+        (train("rmsprop", hyperparameters={"alhpa": 1}), "train.hyperparameters = {'alhpa': 1}; a"),
         (
-            lambda own: own["own"]["sign"]["train"].update(lr=0.1),
-            "unknown key lr = 0.1; allowed in its place: lrs",
+            train("rmsprop", optimizer="lrg_adam", hyperparameters={"rank": 22}),
+            "train.hyperparameters.rank = 22; allowed: a whole number from 1 to 21",
         ),
         (
-            lambda own: own["own"]["sign"]["train"].pop("optimizer"),
-            "own.sign.train.optimizer is missing; allowed: a module in",
-        ),
-        (
-            lambda own: own["own"].update({"No": own["own"]["sign"]}),
-            "own.No; allowed: names of a-z, 0-9 and _ that begin with a letter",
+            train("rmsprop", optimizer="controls", hyperparameters={"keep": "all", "rank": 1}),
+            "train.hyperparameters = {'keep': 'all', 'rank': 1}; allowed: what controls takes",
         ),
     ],
 )
-def test_a_mistake_in_own_yaml_is_told_in_one_line(change: Change, message: str) -> None:
-    own = copy(OWN_STUDY)
+def test_a_mistake_in_own_yaml_is_one_line(change: Change, message: str) -> None:
+    own = copy(MINE)
     change(own)
     write(SMALL_STUDIES, own)
     found = refused(check_arms.main)
     assert found.startswith("stages/studies/own.yaml: ")
     assert message in found
+    assert not SETTINGS_OF_ARMS.exists()
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        *(
-            ({"flipped": share}, f"data.flipped = {share!r}; allowed: a number of at least 0 and ")
-            for share in (1, 1.5, -0.1, True, "many", [0.1, 0.2])
-        ),
-        ({"name": "Digits"}, "data.name = 'Digits'; allowed: the name of a module"),
-        ({"train": 0}, "data.train = 0; allowed: a whole number from 1 to 10000000"),
-        ({"name": "digits", "shuffle": 2}, "data.shuffle = 2; allowed: true or false"),
-    ],
-)
-@pytest.mark.parametrize("name", ["rank_1", "sign"])
-def test_bad_values_of_an_arm_s_data_are_told_before_any_arm_trains(
-    name: str, given: dict[str, Any], message: str
-) -> None:
-    arms, own = copy(SMALL_STUDIES), copy(OWN_STUDY)
-    one = own["own"][name] if name == "sign" else arms["rank_sweep"][name]
-    one["train"]["data"] = given
-    write(arms, own)
-    assert refused(check_arms.main).startswith(f"arm {name}: {message}")
-    assert not shared.SHARED_FILE.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("own: {a: 1", "not YAML"),
-        ("", "no parameters; allowed: own_studies, own"),
-        ("[]", "no parameters; allowed: own_studies, own"),
-        ("own: {}\nown: {}\nown_studies: []", "not YAML"),
-    ],
-)
-def test_a_file_that_is_no_mapping_is_told_in_one_line(text: str, message: str) -> None:
+@pytest.mark.parametrize("text", ["own: {a: 1", "", "[]", "own: {}\nown: {}\nown_studies: []"])
+def test_a_file_that_is_no_mapping_is_one_line(text: str) -> None:
     OWN.write_text(text)
-    assert refused(check_arms.main).startswith(f"stages/studies/own.yaml: {message}")
+    assert refused(read_own).startswith("stages/studies/own.yaml: ")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1",
-        "-1",
-        "1.0e-5",
-        "true",
-        "null",
-        "~",
-        "",
-        " ",
-        "a: b",
-        "[1]",
-        "@",
-        "# x",
-        "--x",
-        "2020-01-01",
-    ],
-)
-def test_a_text_reaches_the_optimizer_as_it_is_or_is_refused(text: str) -> None:
-    """In a command a text is not told from what it spells."""
-    own = copy(OWN_STUDY)
-    own["own"]["sign"]["train"]["hyperparameters"] = {"decay": text}
-    write(SMALL_STUDIES, own)
-    try:
-        check_arms.main()
-        written = to_str({**SMALL_STUDIES["defaults"], **own["own"]["sign"]["train"]})
-        found = parse(ArmTraining, shlex.split(written), "arm sign: ")
-    except UserError:
-        return
-    assert found.hyperparameters == {"decay": text}
+def test_a_mistake_in_the_last_own_arm_is_found_before_any_trains() -> None:
+    own = copy(MINE)
+    bad = arm("mine", "bad", "adam", optimizer="torch.optim.SGD", hyperparameters={"momentun": 1})
+    write(SMALL_STUDIES, {**own, "own": {**own["own"], "bad": bad}})
+    assert "own.bad.train.hyperparameters = {'momentun': 1}" in refused(check_arms.main)
+
+
+def test_too_few_replicates_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """With 4 pairs no sign-flip p-value is below 2 / 2^4."""
+    check_arms.main()
+    line = "note: study mine: with 4 replicates no difference from adam can be shown; allowed: "
+    assert f"{line}replicates of at least 6\n" in capsys.readouterr().out
+
+
+# What decides a result
+
+
+def test_an_arm_s_file_names_its_modules_and_its_data_and_no_others() -> None:
+    check_arms.main()
+    inputs = {
+        name: set(json.loads((SETTINGS_OF_ARMS / f"{name}.json").read_text())["inputs"])
+        for name in ("adam", "permuted", "digits", "rmsprop")
+    }
+    rooms = ("stages/experiment/networks", "stages/experiment/optimizers", "data", "stages/lrg")
+    used = {name: {one for one in of if one.startswith(rooms)} for name, of in inputs.items()}
+    mlp, data = "stages/experiment/networks/mlp.py", "data/studies/mnist1d.npz"
+    assert used["adam"] == {mlp, "stages/experiment/optimizers/adam.py", data}
+    assert used["rmsprop"] == {mlp, data}
+    assert {"stages/experiment/optimizers/controls.py", "stages/lrg_adam/flatten.py"} <= used[
+        "permuted"
+    ]
+    assert {"stages/experiment/networks/image_cnn.py", "data/studies/digits.npz"} <= used["digits"]
+    assert all("stages/experiment/training/loop.py" in of for of in inputs.values())
+    assert {path.stem for path in SETTINGS.glob("*.json")} == {
+        "gradients",
+        "search_budget",
+        "published",
+    }
+
+
+def test_a_package_that_a_class_comes_from_is_named_with_its_version() -> None:
+    check_arms.main()
+    content = json.loads((SETTINGS_OF_ARMS / "rmsprop.json").read_text())
+    assert list(content["versions"]) == ["torch"]
+
+
+def test_an_input_that_changes_after_the_check_is_named() -> None:
+    check_arms.main()
+    assert arm_stage.read_settings("adam") == read_arms()["adam"].train
+    path = Path("data/studies/mnist1d.npz")
+    path.write_bytes(path.read_bytes() + b"0")
+    assert refused(lambda: arm_stage.read_settings("adam")).startswith(f"{path} has changed since")
 
 
 def test_results_of_ones_own_arms_are_kept_apart() -> None:
-    own = Path("metrics/own/arms/mine.json")
-    own.parent.mkdir(parents=True)
-    own.touch()
-    published = Path("metrics/studies/arms/adam.json")
-    published.parent.mkdir(parents=True)
-    published.touch()
-    own.with_name("adam.json").touch()  # left behind, under a name that is taken
+    own, published = Path("metrics/own/arms/mine.json"), Path("metrics/studies/arms/adam.json")
+    for path in (own, published, own.with_name("adam.json")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     assert result_file("mine") == own
     assert result_file("adam") == published
-
-
-# Other data than those of the main pipeline
-
-
-@pytest.fixture
-def small_data() -> Dataset:
-    """A params.yaml with a small network, and data in the place of MNIST-1D's."""
-    set_params(Path("params.yaml"), SMALL)
-    shared.write()
-    split = Split(*mnist1d.fresh(100, 0))
-    dataset = Dataset(split, split, split)
-    dataset.write("mnist1d", "MNIST-1D")
-    return dataset
-
-
-def same(one: Dataset, other: Dataset) -> bool:
-    pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
-    return all(np.array_equal(*pair) for pair in pairs)
-
-
-def data_of_arm(**changes: object) -> Dataset:
-    """The data that an arm with these changes trains on."""
-    return arm.read_data(shared.read(), changes, "arm a")
-
-
-def test_an_arm_that_changes_nothing_reads_the_file(small_data: Dataset) -> None:
-    assert same(data_of_arm(), small_data)
-
-
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize(
-    "given",
-    [{"name": "digits"}, {"flipped": 0}, {"flipped": 0.25}, {"shuffle": True}, {"train": 90}],
-)
-def test_an_arm_on_other_data_has_those_that_the_main_pipeline_would_make(
-    given: dict[str, Any],
-) -> None:
-    set_params(Path("params.yaml"), {f"data.{key}": value for key, value in given.items()})
-    params = read_params()
-    expected, _ = load(params.data, params.seed)
-    assert same(data_of_arm(**given), expected)
-
-
-def test_another_data_set_does_not_get_the_options_of_the_users_own() -> None:
-    own = Data(name="mine", train=9, validation=9, shuffle=False, flipped=0, path="mine.csv")
-    assert data_of(own, {"flipped": 0.1}, "arm a").options["path"] == "mine.csv"
-    assert "path" not in data_of(own, {"name": "digits"}, "arm a").options
-
-
-@pytest.mark.usefixtures("small_data")
-def test_shuffled_data_are_shuffled_once() -> None:
-    shuffled = data_of_arm(shuffle=True)
-    set_params(Path("params.yaml"), {"data.shuffle": True})
-    shared.write()
-    assert same(data_of_arm(shuffle=True), shuffled)
-
-
-WORDS = "--lrs 0.1 --tuning_replicates 1 --replicates 2 --group 1 --optimizer adam"
-
-
-class AskedError(Exception):
-    """Work was begun."""
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
-    """The data that work was begun with; none is done."""
-    seen: list[Dataset] = []
-
-    def work(_: str, data: Dataset, **__: object) -> None:
-        seen.append(data)
-        raise AskedError
-
-    for module in (arm, trajectory):
-        monkeypatch.setattr(module, "Work", work)
-    return seen
-
-
-@pytest.mark.usefixtures("small_data")
-def test_an_arm_on_digits_trains_on_digits(asked: list[Dataset]) -> None:
-    words = [*WORDS.split(), "--model", "image_cnn", "--data.name", "digits"]
-    with pytest.raises(AskedError):
-        arm.main("metrics/studies/arms/a.json", *words)
-    assert [part.x.shape for part in asked[0]] == [(1077, 64), (360, 64), (360, 64)]
-
-
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            "--data.name nothing",
-            "arm a: data.name = 'nothing'; allowed: a module in stages/experiment/datasets: ",
-        ),
-        ("--data.flippd 0.2", "unknown key arm a: data.flippd; allowed: flipped, name, shuffle, "),
-        ("--data.train 4000", "arm a: data: mnist1d refuses: data.train = 4000 and data.valid"),
-        ("--data.flipped 1", "arm a: data.flipped = 1; allowed: a number of at least 0 and below"),
-    ],
-)
-def test_data_that_an_arm_cannot_have_are_told_before_it_trains(
-    given: str, message: str, asked: list[Dataset]
-) -> None:
-    words = [*WORDS.split(), *given.split()]
-    assert refused(lambda: arm.main("metrics/studies/arms/a.json", *words)).startswith(message)
-    assert asked == []
-    assert not Path("metrics").exists()
-
-
-# An optimizer that does not take what it is given
-
-
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize(
-    ("optimizer", "given", "message"),
-    [
-        (
-            "nonexistent",
-            {},
-            ".optimizer = 'nonexistent'; allowed: a module in stages/experiment/opt",
-        ),
-        (
-            "torch.optim.Nobody",
-            {},
-            ".optimizer = 'torch.optim.Nobody'; allowed: a module in stages",
-        ),
-        ("nowhere.Nobody", {}, ".optimizer = 'nowhere.Nobody'; allowed: a module in stages"),
-        (
-            "torch.optim.RMSprop",
-            {"alhpa": 1},
-            ".hyperparameters = {'alhpa': 1}; allowed: what torch",
-        ),
-        ("torch.optim.LBFGS", {}, ".hyperparameters = {}; allowed: what torch.optim.LBFGS takes"),
-        ("adam", {"rnak": 1}, ".hyperparameters = {'rnak': 1}; allowed: what adam takes"),
-        ("lrg_adam", {}, ".hyperparameters = {}; allowed: what lrg_adam takes"),
-        (
-            "lrg_adam",
-            {"rank": -3},
-            ".hyperparameters.rank = -3; allowed: a whole number from 1 to 21",
-        ),
-        (
-            "lrg_adam",
-            {"rank": 22},
-            ".hyperparameters.rank = 22; allowed: a whole number from 1 to 21",
-        ),
-        ("lrg_adam", {"rank": "ten"}, ".hyperparameters = {'rank': 'ten'}; allowed: what lrg_adam"),
-        (
-            "lrg_adam",
-            {"rank": 1.5},
-            ".hyperparameters = {'rank': 1.5}; allowed: what lrg_adam takes",
-        ),
-        ("lrg_adam", {"rank": True}, ".hyperparameters = {'rank': True}; allowed: what lrg_adam"),
-        *(
-            (
-                "lrg_adam",
-                {"rank": 1, name: value},
-                ".hyperparameters = {'rank': 1, '" + name + "': ",
-            )
-            for name, value in (
-                ("method", "qr"),
-                ("scope", "layer"),
-                ("amsgrad", 1),
-                ("foreach", 1),
-                ("differentiable", 1),
-                ("betas", 1),
-            )
-        ),
-        ("lrg_adam", {"rank": 1.5, "scope": "parameter"}, ".hyperparameters = {'rank': 1.5, "),
-        ("controls", {"rank": 1}, ".hyperparameters = {'rank': 1}; allowed: what controls takes"),
-        (
-            "controls",
-            {"keep": "all", "rank": 1},
-            ".hyperparameters = {'keep': 'all', 'rank': 1}; al",
-        ),
-        *(
-            ("controls", {"keep": keep, "rank": rank}, f".hyperparameters{message}")
-            for keep in ("random", "permuted", "rest")
-            for rank, message in (
-                (22, ".rank = 22; allowed: a whole number from 1 to 21"),
-                (0, ".rank = 0; allowed: a whole number from 1 to 21"),
-                (0.5, f" = {{'keep': '{keep}', 'rank': 0.5}}; allowed: what controls takes"),
-                ("ten", f" = {{'keep': '{keep}', 'rank': 'ten'}}; allowed: what controls takes"),
-            )
-        ),
-        (
-            "controls",
-            {"keep": "rest", "rank": 21},
-            ".hyperparameters = {'keep': 'rest', 'rank': 21}",
-        ),
-        *(
-            (
-                "controls",
-                {"keep": "energy", "energy": energy},
-                ".hyperparameters = {'keep': 'energy'",
-            )
-            for energy in ("most", 88, 0, -0.5)
-        ),
-        (
-            "controls",
-            {"keep": "energy"},
-            ".hyperparameters = {'keep': 'energy'}; allowed: what con",
-        ),
-        (
-            "controls",
-            {"keep": "energy", "energy": 0.5, "rank": 1},
-            ".hyperparameters = {'keep': 'en",
-        ),
-        (
-            "controls",
-            {"keep": "random", "rank": 1, "energy": 0.5},
-            ".hyperparameters = {'keep': 'ra",
-        ),
-    ],
-)
-def test_what_an_optimizer_does_not_take_is_told_before_it_trains(
-    optimizer: str, given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arm, "Work", None)
-    words = f"--lrs 0.1 --tuning_replicates 1 --replicates 2 --group 1 --optimizer {optimizer}"
-    words += "".join(f" --hyperparameters.{key} {value}" for key, value in given.items())
-    found = refused(lambda: arm.main("metrics/studies/arms/adam.json", *words.split()))
-    assert found.startswith(f"arm adam: train{message}"), found
-    assert "; allowed: " in found
-    assert not Path("metrics").exists()
-
-
-# A look at gradients
-
-
-def train_along(**changes: object) -> None:
-    """Write the result of an arm, as far as a look reads it."""
-    trained = {"optimizer": "adam", "model": "mlp", "noise": 1, "data": {}, "hyperparameters": {}}
-    tuned = {"lr": 0.1, "on_boundary": False, "matrix_side": 21, "train": trained | changes}
-    files.write_json(Path("metrics/studies/arms/a.json"), tuned)
-
-
-LOOK = {"ranks": "1 2", "epochs": "1 2", "replicates": "2", "group": "1", "batches": "1"}
-LOOK |= {"fresh_samples": "100"}
-
-
-def look(**changes: str) -> None:
-    """Look at gradients along the trajectory of that arm."""
-    words = " ".join(f"--{key} {value}" for key, value in (LOOK | changes).items())
-    trajectory.main("a", *words.split())
-
-
-@pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"noise": 0.5}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam that train"),
-        ({"model": "logistic"}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam"),
-        ({"optimizer": "controls"}, "gradients.trajectories: a; allowed: arms of adam or lrg_adam"),
-        ({"optimizer": "torch.optim.Adam"}, "gradients.trajectories: a; allowed: arms of adam or"),
-        ({"data": {"name": "digits"}}, "data.name = 'digits'; the look at gradients generates "),
-        ({"ranks": "1 22"}, "gradients.look.ranks = [1, 22]; allowed: at most 21"),
-        ({"epochs": "1 3"}, "gradients.look.epochs = [1, 3]; allowed: at most 2"),
-        ({"epochs": "2 1"}, "gradients.look: epochs = [2, 1]; allowed: an ascending list"),
-        (
-            {"ranks": "0 1"},
-            "gradients.look: ranks = 0; allowed: an ascending list of whole numbers",
-        ),
-        ({"replicates": "1"}, "gradients.look: replicates = 1; allowed: a whole number from 2"),
-    ],
-)
-def test_what_cannot_be_looked_at_is_told_before_it_trains(
-    changes: dict[str, Any], message: str, asked: list[Samples]
-) -> None:
-    how = {key: value for key, value in changes.items() if key in LOOK}
-    train_along(**{key: value for key, value in changes.items() if key not in how})
-    assert refused(lambda: look(**how)).startswith(message)
-    assert asked == []
-    assert not Path("metrics/studies/gradients").exists()
-
-
-@pytest.mark.usefixtures("small_data")
-def test_a_look_is_on_the_data_of_its_arm(asked: list[Samples]) -> None:
-    changes: list[dict[str, Any]] = [{}, {"flipped": 0.25}, {"shuffle": True}]
-    for given in changes:
-        train_along(data=given)
-        with pytest.raises(AskedError):
-            look()
-    for samples, given in zip(asked, changes, strict=True):
-        for one, other in zip(samples.train, data_of_arm(**given).train, strict=True):
-            assert np.array_equal(one, other)
-    plain, flipped, shuffled = (samples.fresh for samples in asked)
-    assert np.array_equal(flipped.y, plain.y)  # wrong labels are of the training samples alone
-    assert np.array_equal(shuffled.x, mnist1d.shuffled(plain).x)
-
-
-@pytest.mark.usefixtures("small_data", "asked")
-@pytest.mark.parametrize("ranks", ["1", "1 2"])
-def test_one_rank_may_be_looked_at(ranks: str) -> None:
-    """DVC writes a list of one as a single value."""
-    train_along()
-    with pytest.raises(AskedError):
-        look(ranks=ranks)
-
-
-def test_a_look_belongs_to_the_argument_on_its_data() -> None:
-    shutil.copy2(ROOT / PUBLISHED, PUBLISHED)
-    arms = read_arms()
-    assert trajectories(arms, BASELINE) == ["adam", "rank_20"]
-    assert trajectories(arms, NOISY_BASELINE) == ["flipped_adam", "flipped_rank_20"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,20 @@ from experiment.stage import files
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
 from studies.report import conclusion
-from studies.report.conclusion import FLIPPED_LABELS, MAIN, Setting
+from studies.report.conclusion import MAIN, NOISIER, Case
 from studies.report.tables import comparisons
-from studies.training import shared
-from studies.training.arms import STUDIES, Arms, ArmTraining, read_arms
+from studies.training.arms import read_arms, read_data_sets, trajectories
 
 ROOT = Path(__file__).parents[2]
-STATES = {
-    "better": "holds",
-    "equivalent": "refuted",
-    "worse": "refuted",
-    "inconclusive": "not shown",
-}
+FLIPPED_LABELS, BATCH_NOISE = NOISIER.values()
 LINKS = ("noise hurts", "the top subspace is cleaner", "cleaner survives Adam", "it pays")
-SETTINGS = pytest.mark.parametrize("setting", [MAIN, FLIPPED_LABELS], ids=["main", "flipped"])
+CASES = pytest.mark.parametrize("case", [MAIN, *NOISIER.values()], ids=["main", "flipped", "noise"])
 
 
-def train(rank: int | None = None, noise: float = 1, **data: float) -> dict[str, Any]:
+def train(rank: int | None = None, noise: float = 1, data: str = "mnist1d") -> dict[str, Any]:
     """How an arm trains: Adam, or LRG-Adam with a rank."""
     given = {"optimizer": "lrg_adam", "hyperparameters": {"rank": rank}} if rank else {}
-    return {"optimizer": "adam", "model": "mlp", "noise": noise, "data": data} | given
+    return {"optimizer": "adam", "noise": noise, "data": data} | given
 
 
 # The arms by their studies; every one is compared with the baseline of its setting.
@@ -50,53 +44,45 @@ TRAIN = {
         "noise_double": train(noise=2),
     },
     "flipped_labels": {
-        "flipped_adam": train(flipped=0.2),
-        "half_flipped": train(flipped=0.1),
-        "none_flipped": train(flipped=0),
-        "more_flipped": train(flipped=0.3),
-        "more_of_one": train(noise=2, flipped=0),
-        "more_of_the_other": train(noise=0, flipped=0.3),
-        **{f"flipped_rank_{rank}": train(rank, flipped=0.2) for rank in range(1, 6)},
+        "flipped_adam": train(data="flipped_20"),
+        "half_flipped": train(data="flipped_10"),
+        "none_flipped": train(),
+        "calm": train(noise=0.5, data="flipped_20"),
+        "more_flipped": train(data="flipped_30"),
+        "more_of_one": train(noise=2),
+        "more_of_the_other": train(noise=0, data="flipped_30"),
+        **{f"flipped_rank_{rank}": train(rank, data="flipped_20") for rank in range(1, 6)},
     },
+    "batch_noise": {f"double_rank_{rank}": train(rank, noise=2) for rank in range(1, 6)},
 }
 SIDE = 4  # of the gradient matrix: the rank 4 keeps all
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parameters of a training, and an arms.yaml with these arms."""
+    """The parameters, and an arms.yaml with these arms."""
     monkeypatch.chdir(tmp_path)
-    for file in ("params.yaml", "constraints.txt"):
-        shutil.copy2(ROOT / file, file)
-    shared.write()
-    write_arms()
-
-
-def write_arms() -> None:
-    content: dict[str, Any] = {
-        "defaults": {"lrs": [0.01], "tuning_replicates": 1, "replicates": 2, "group": 1},
-        "grids": {},
-        **{study: {} for study in STUDIES},
-        "gradients": {
-            "trajectories": {"adam": {}, "rank_1": {}, "flipped_adam": {}, "flipped_rank_1": {}},
-            "look": {},
-        },
-        "search_budget": {},
-        "published": {},
-    }
+    shutil.copy2(ROOT / "params.yaml", "params.yaml")
+    content = yaml.safe_load((ROOT / "stages/studies/arms.yaml").read_text())
+    content["data"]["flipped_30"] = content["data"]["flipped_20"] | {"flipped": 0.3}
+    content["trajectories"] = ["adam", "rank_1", "flipped_adam", "flipped_rank_1", "noise_double"]
+    bases = {"flipped_labels": "flipped_adam", "batch_noise": "noise_double"}
+    content["arms"] = {}
     for study, arms in TRAIN.items():
-        base = FLIPPED_LABELS.baseline if study == "flipped_labels" else MAIN.baseline
-        content[study] = {
-            name: {"label": name, "train": given, "against": [] if name == base else [base]}
-            for name, given in arms.items()
-        }
-    Path("stages/studies").mkdir(parents=True, exist_ok=True)
+        base = bases.get(study, "adam")
+        for name, given in arms.items():
+            against = [] if name == base else [base]
+            entry = {"study": study, "label": name, "train": given, "against": against}
+            content["arms"][name] = entry
+    Path("stages/studies").mkdir(parents=True)
     Path("stages/studies/arms.yaml").write_text(yaml.safe_dump(content))
 
 
-def write_study(study: str, rows: Sequence[tuple[str, float, str]], against: str = "adam") -> None:
-    """Comparisons: arm, difference and verdict in test loss; the opposite in accuracy."""
-    table = pd.DataFrame(rows, columns=["arm", "difference", "verdict"])
+def write_study(
+    study: str, rows: Sequence[tuple[str, float, str, float]], against: str = "adam"
+) -> None:
+    """Comparisons: arm, difference, verdict and p-value in test loss; the opposite in accuracy."""
+    table = pd.DataFrame(rows, columns=["arm", "difference", "verdict", "p_value"])
     opposite = table.assign(
         measure="test_accuracy_share",
         unit="share",
@@ -107,6 +93,8 @@ def write_study(study: str, rows: Sequence[tuple[str, float, str]], against: str
     both = both.assign(
         label=both["arm"],
         against=against,
+        lr=0.01,
+        mean=1.3,
         interval_low=both["difference"] - 0.25,
         interval_high=both["difference"] + 0.5,
     )
@@ -115,63 +103,131 @@ def write_study(study: str, rows: Sequence[tuple[str, float, str]], against: str
 
 
 def gradients(rows: Sequence[tuple[str, str, int, str, float, float]]) -> pd.DataFrame:
+    """Quantity, trajectory, rank, epoch, mean and p-value; the interval is one to each side."""
     names = ["quantity", "trajectory", "rank", "epoch", "mean", "p_value_uncorrected"]
     table = pd.DataFrame(rows, columns=names).assign(unit="nats", energy_of_pure_noise_share=0.5)
-    return table.assign(low=table["mean"] - 1, high=table["mean"] + 1)
+    return table.assign(low=table["mean"] - 1, high=table["mean"] + 1, replicates=16)
+
+
+# One rule
+
+
+@pytest.mark.parametrize(
+    ("p_value", "low", "high", "shown"),
+    [
+        (0.05, 0.1, 0.2, 1),
+        (0.05, -0.2, -0.1, -1),
+        (0.0501, 0.1, 0.2, 0),
+        (0.01, -0.1, 0.2, 0),
+        (0.01, 0.0, 0.2, 0),
+    ],
+)
+def test_a_direction_is_shown_by_the_test_and_the_interval_together(
+    p_value: float, low: float, high: float, shown: int
+) -> None:
+    assert conclusion.direction(p_value, low, high) == shown
+    assert conclusion.state(shown, 1) == {1: "holds", 0: "not shown", -1: "refuted"}[shown]
+    assert conclusion.state(shown, -1) == {-1: "holds", 0: "not shown", 1: "refuted"}[shown]
 
 
 # Noise hurts
 
-
-@pytest.mark.parametrize(
-    ("none", "half", "state"),
-    [
-        ("better", "worse", "holds"),
-        ("worse", "better", "holds"),
-        ("worse", "equivalent", "refuted"),
-        ("worse", "inconclusive", "not shown"),
-        ("inconclusive", "worse", "not shown"),
-    ],
-)
-@pytest.mark.parametrize("more", ["better", "inconclusive", "worse"])
-@pytest.mark.parametrize(
-    ("setting", "less"),
+LESS = pytest.mark.parametrize(
+    ("case", "less"),
     [(MAIN, ("noise_half", "noise_0")), (FLIPPED_LABELS, ("half_flipped", "none_flipped"))],
     ids=["main", "flipped"],
 )
-def test_noise_hurts_where_adam_is_better_with_less_of_it(
-    setting: Setting, less: tuple[str, str], none: str, half: str, more: str, state: str
-) -> None:
-    rows = [(less[0], -3.0, half), (less[1], -2.0, none)]
-    others = set(TRAIN[setting.noise]) - {*less, setting.baseline}
-    write_study(setting.noise, [*rows, *((arm, 1.0, more) for arm in others)], setting.baseline)
-    found = conclusion.noise_hurts(read_arms(), setting)
-    assert found["state"] == state
-    assert found["less_noise_minus_adam"] == {
-        arm: {
-            "difference_nats": difference,
-            "interval_95_nats": [difference - 0.25, difference + 0.5],
-            "verdict": verdict,
-        }
-        for arm, difference, verdict in rows
-    }
 
 
 @pytest.mark.parametrize(
-    ("setting", "arm"), [(MAIN, "noise_double"), (FLIPPED_LABELS, "more_of_one")]
+    ("none", "half", "state"),
+    [(-1, 1, "holds"), (1, -1, "holds"), (1, 1, "refuted"), (1, 0, "not shown")],
 )
-def test_a_dial_without_less_noise_is_refused(setting: Setting, arm: str) -> None:
-    write_study(setting.noise, [(arm, 1.0, "worse")], setting.baseline)
-    with pytest.raises(UserError, match=f"{setting.noise}; allowed: .* that has less noise"):
-        conclusion.noise_hurts(read_arms(), setting)
+@pytest.mark.parametrize("more", [-1, 1])
+@LESS
+def test_noise_hurts_where_adam_is_better_with_less_of_it(
+    case: Case, less: tuple[str, str], none: int, half: int, more: int, state: str
+) -> None:
+    """Arms with more noise, or less of one kind and more of the other, are no evidence."""
+    rows = [(less[0], 3.0 * half, "worse", 0.01), (less[1], 3.0 * none, "worse", 0.01)]
+    others = set(TRAIN[case.noise]) - {*less, "calm", case.baseline}
+    rows += [(arm, 3.0 * more, "worse", 0.01) for arm in others]
+    write_study(case.noise, rows, case.baseline)
+    found = conclusion.noise_hurts(read_arms(), case)
+    assert found["state"] == state
+    assert set(found["less_noise_minus_adam"]) == set(less)
+    one = found["less_noise_minus_adam"][less[0]]
+    assert one["difference_nats"] == 3.0 * half
+    assert one["interval_95_nats"] == [3.0 * half - 0.25, 3.0 * half + 0.5]
+
+
+def test_each_kind_of_noise_has_its_own_state() -> None:
+    rows = [("half_flipped", -3.0, "better", 0.01), ("calm", -3.0, "inconclusive", 0.2)]
+    write_study("flipped_labels", rows, "flipped_adam")
+    found = conclusion.noise_hurts(read_arms(), FLIPPED_LABELS)
+    assert found["state"] == "holds"
+    states = {"wrong labels": "holds", "noise of batches": "not shown"}
+    assert found["state_by_kind_of_noise"] == states
+    kinds = {arm: one["less"] for arm, one in found["less_noise_minus_adam"].items()}
+    assert kinds == {"half_flipped": "wrong labels", "calm": "noise of batches"}
+
+
+def test_a_comparison_the_other_way_round_is_mirrored() -> None:
+    """Adam with twice the noise is worse than Adam, so Adam with less noise is better than it."""
+    write_study(
+        "noise_dial", [("noise_double", 3.0, "worse", 0.01), ("noise_0", 1.0, "worse", 0.3)]
+    )
+    found = conclusion.noise_hurts(read_arms(), BATCH_NOISE)
+    assert found["state"] == "holds"
+    assert found["less_noise_minus_adam"] == {
+        "adam": {
+            "less": "noise of batches",
+            "state": "holds",
+            "difference_nats": -3.0,
+            "interval_95_nats": [-3.5, -2.75],
+            "verdict": "better",
+        }
+    }
+
+
+@pytest.mark.parametrize(("case", "arm"), [(MAIN, "noise_double"), (FLIPPED_LABELS, "more_of_one")])
+def test_a_dial_without_less_noise_is_refused(case: Case, arm: str) -> None:
+    write_study(case.noise, [(arm, 1.0, "worse", 0.01)], case.baseline)
+    with pytest.raises(UserError, match=f"{case.noise}; allowed: .* that has less noise"):
+        conclusion.noise_hurts(read_arms(), case)
+
+
+@pytest.mark.parametrize(
+    ("changes", "less"),
+    [
+        ({"noise": 0.5}, "noise of batches"),
+        ({"data": "flipped_10"}, "wrong labels"),
+        ({"data": "mnist1d"}, "wrong labels"),
+        ({"noise": 0.5, "lrs": [0.5]}, "noise of batches"),
+        ({}, None),
+        ({"noise": 0.5, "data": "flipped_10"}, None),
+        ({"noise": 0.5, "data": "flipped_30"}, None),
+        ({"noise": 2, "data": "flipped_10"}, None),
+        ({"noise": 0.5, "optimizer": "lrg_adam"}, None),
+        ({"noise": 0.5, "model": "cnn"}, None),
+        ({"noise": 0.5, "epochs": 3}, None),
+        ({"data": "digits"}, None),
+    ],
+)
+def test_less_noise_is_less_of_one_kind_and_nothing_else(
+    changes: dict[str, Any], less: str | None
+) -> None:
+    adam = read_arms()["flipped_adam"].train
+    arm = adam.model_copy(update=changes)
+    assert conclusion.less_noise(arm, adam, read_data_sets()) == less
 
 
 # It pays
 
 
-def ranks(setting: Setting) -> list[str]:
-    """The arms of the ranks 1 to 5 in a setting."""
-    return [name for name in TRAIN[setting.ranks] if name.removeprefix("flipped_")[:4] == "rank"]
+def ranks(case: Case) -> list[str]:
+    """The arms of the ranks 1 to 5 in a case."""
+    return [name for name in TRAIN[case.ranks] if "rank" in name]
 
 
 def write_arm(name: str, validation: float, test: Sequence[float], **more: object) -> None:
@@ -186,190 +242,137 @@ def write_arm(name: str, validation: float, test: Sequence[float], **more: objec
 
 
 ADAM = 1.3 + 0.05 * np.random.default_rng(0).standard_normal(10)
-# Differences from Adam in the replicates, whose verdicts alone are these.
+# Differences from Adam in the replicates, with the verdict on them alone and what they show.
 DIFFERENCES = {
     # 16 of the 1024 flips of signs are as far from zero: 0.016, which a family of five takes away.
-    "better": np.array([-0.1] * 7 + [0.03] * 3),
-    "worse": np.array([0.1] * 7 + [-0.03] * 3),
-    "equivalent": np.array([1e-4, -1e-4] * 5),
-    "inconclusive": np.array([0.1, -0.1] * 5),
+    "better": (np.array([-0.1] * 7 + [0.03] * 3), "better", "holds"),
+    "worse": (np.array([0.1] * 7 + [-0.03] * 3), "worse", "refuted"),
+    "same": (np.array([1e-4, -1e-4] * 5), "equivalent", "not shown"),
+    "a little better": (np.array([-1e-3] * 9 + [-2e-3]), "equivalent", "holds"),
+    "unclear": (np.array([0.1, -0.1] * 5), "inconclusive", "not shown"),
 }
 
 
-def write_ranks(setting: Setting, validation: Sequence[float], verdicts: Sequence[str]) -> None:
-    """The ranks from 1 on, each with its validation loss and its verdict against Adam."""
-    write_arm(setting.baseline, 0.5, ADAM)
-    for name, loss, verdict in zip(ranks(setting), validation, verdicts, strict=False):
-        write_arm(name, loss, ADAM + DIFFERENCES[verdict])
+def write_ranks(case: Case, validation: Sequence[float], differences: Sequence[str]) -> None:
+    """The ranks from 1 on, each with its validation loss and its difference from Adam."""
+    write_arm(case.baseline, 0.5, ADAM)
+    for name, loss, one in zip(ranks(case), validation, differences, strict=False):
+        write_arm(name, loss, ADAM + DIFFERENCES[one][0])
 
 
-def pays(setting: Setting) -> dict[str, Any]:
-    return conclusion.it_pays(read_params(), read_arms(), setting)
-
-
-@SETTINGS
-@pytest.mark.parametrize("verdict", STATES)
-def test_whether_it_pays_is_the_verdict_of_the_rank_that_validation_chooses(
-    setting: Setting, verdict: str
-) -> None:
-    """Whatever the test losses of the other ranks."""
-    other = "worse" if verdict == "better" else "better"
-    write_ranks(setting, [0.9, 0.8, 0.85, 0.7, 0.7], [other, verdict, other, other, other])
-    found = pays(setting)
+@CASES
+@pytest.mark.parametrize("one", DIFFERENCES)
+def test_whether_it_pays_is_shown_at_the_rank_that_validation_chooses(case: Case, one: str) -> None:
+    """Whatever the test losses of the other ranks; the verdict tells a gain below the margin."""
+    other = "worse" if one == "better" else "better"
+    write_ranks(case, [0.9, 0.8, 0.85, 0.7, 0.7], [other, one, other, other, other])
+    found = conclusion.it_pays(read_params(), read_arms(), case)
+    difference, verdict, state = DIFFERENCES[one]
     assert found["rank_chosen_on_validation"] == 2
     assert found["validation_loss_nats"] == 0.8
-    assert found["verdict"] == verdict
-    assert found["state"] == STATES[verdict]
-    assert found["ranks"] == ([2] if verdict == "better" else [])
-    assert found["difference_nats"] == pytest.approx(DIFFERENCES[verdict].mean())
+    assert (found["verdict"], found["state"]) == (verdict, state)
+    assert found["ranks"] == ([2] if state == "holds" else [])
+    assert found["difference_nats"] == pytest.approx(difference.mean())
 
 
-@SETTINGS
-def test_one_rank_is_tested_and_so_nothing_is_corrected(setting: Setting) -> None:
-    write_ranks(setting, [0.9, 0.8, 0.85, 0.7, 0.7], ["inconclusive", "better", *["worse"] * 3])
+def test_one_rank_is_tested_and_so_nothing_is_corrected() -> None:
+    write_ranks(MAIN, [0.9, 0.8, 0.85, 0.7, 0.7], ["unclear", "better", *["worse"] * 3])
     arms = read_arms()
-    family = {name: arms[name] for name in (setting.baseline, *ranks(setting))}
-    table = comparisons(read_params(), setting.ranks, family)
-    row = table[table["measure"] == "test_loss_nats"].set_index("arm").loc[ranks(setting)[1]]
+    family = {name: arms[name] for name in (MAIN.baseline, *ranks(MAIN))}
+    table = comparisons(read_params(), MAIN.ranks, family)
+    row = table[table["measure"] == "test_loss_nats"].set_index("arm").loc[ranks(MAIN)[1]]
 
-    found = pays(setting)
+    found = conclusion.it_pays(read_params(), arms, MAIN)
 
     assert (row["verdict"], found["verdict"]) == ("inconclusive", "better")
-    assert found["difference_nats"] == row["difference"]
     assert found["interval_95_nats"] == [row["interval_low"], row["interval_high"]]
 
 
-@SETTINGS
-def test_the_full_rank_alone_cannot_pay(setting: Setting) -> None:
+def test_the_full_rank_alone_cannot_pay() -> None:
     arms = read_arms()
-    for name in ranks(setting)[: SIDE - 1]:
+    for name in ranks(MAIN)[: SIDE - 1]:
         del arms[name]
-    for name in ranks(setting)[SIDE - 1 :]:
+    for name in ranks(MAIN)[SIDE - 1 :]:
         write_arm(name, 0.5, ADAM)
-    with pytest.raises(UserError, match=f"{setting.ranks}; allowed: with a rank short of the full"):
-        conclusion.it_pays(read_params(), arms, setting)
+    with pytest.raises(UserError, match="rank_sweep; allowed: with a rank short of the full"):
+        conclusion.it_pays(read_params(), arms, MAIN)
 
 
-@SETTINGS
-def test_every_rank_has_its_place_among_the_verdicts(setting: Setting) -> None:
+@CASES
+def test_every_rank_has_its_place_among_the_verdicts(case: Case) -> None:
     verdicts = ["worse", "inconclusive", "better", "equivalent", "worse"]
-    rows = [(name, 1.0, v) for name, v in zip(ranks(setting), verdicts, strict=True)]
-    rows += [(name, 1.0, "better") for name in TRAIN[setting.noise] if "rank" not in name]
-    write_study(setting.ranks, rows, setting.baseline)
-    found = conclusion.ranks_by_verdict(read_arms(), setting)
+    rows = [(name, 1.0, v, 0.5) for name, v in zip(ranks(case), verdicts, strict=True)]
+    rows += [(name, 1.0, "better", 0.5) for name in TRAIN[case.noise] if "rank" not in name]
+    write_study(case.ranks, rows, case.baseline)
+    found = conclusion.ranks_by_verdict(read_arms(), case)
     assert found == {"better": [3], "equivalent": [4], "inconclusive": [2], "worse": [1, 5]}
-
-
-@SETTINGS
-@pytest.mark.parametrize("link", [conclusion.noise_hurts, conclusion.ranks_by_verdict])
-def test_comparisons_with_another_arm_than_adam_do_not_count(
-    setting: Setting, link: Callable[[Arms, Setting], dict]
-) -> None:
-    for study in {setting.noise, setting.ranks}:
-        rows = [(name, 0.5, "worse") for name in TRAIN[study] if name != setting.baseline]
-        write_study(study, rows, setting.baseline)
-    before = link(read_arms(), setting)
-    for study in {setting.noise, setting.ranks}:
-        path = Path(f"metrics/studies/{study}.csv")
-        table = pd.read_csv(path)
-        other = table.assign(against="rank_20", difference=-9.0, verdict="better")
-        pd.concat([other, table]).to_csv(path, index=False)
-    assert link(read_arms(), setting) == before
 
 
 # Gradients
 
 
-@pytest.mark.parametrize("below", [False, True])
-def test_another_quantity_or_a_single_epoch_is_no_evidence(below: bool) -> None:
-    good, bad = (-1.0, 1.0) if below else (1.0, -1.0)
-    table = gradients(
-        [
-            ("gain", "adam", 1, "all", good, 0.01),
-            ("gain", "adam", 1, "5", bad, 1e-9),
-            ("gain", "adam", 5, "all", bad, 1e-9),
-            ("gain", "adam", 5, "20", good, 1e-9),
-            ("loss", "adam", 20, "all", good, 1e-9),
-        ]
-    )
-    found = conclusion.along_every_trajectory(table, "gain", below)
-    assert found["ranks"] == [1]
-    assert found["by_rank"][1]["p_value_holm"] == 0.02  # a family of two ranks
-
-
-@pytest.mark.parametrize("below", [False, True])
-def test_ranks_hold_along_every_trajectory_after_holm(below: bool) -> None:
+@pytest.mark.parametrize("needed", [1, -1])
+def test_a_rank_needs_the_sign_along_every_trajectory_after_holm(needed: int) -> None:
     rows = [
         ("adam", 1, 3.0, 0.001),
-        ("rank_20", 1, 4.0, 0.012),  # the larger, times 4: holds
-        ("adam", 5, 2.0, 0.02),  # times 3: does not, though it would alone
+        ("rank_20", 1, 4.0, 0.009),  # the larger, times 5: holds
+        ("adam", 5, 2.0, 0.02),  # times 4: not shown, though it would be alone
         ("rank_20", 5, 2.0, 0.001),
-        ("adam", 20, -1.0, 0.0001),  # beyond zero on the wrong side
+        ("adam", 20, -1.0, 0.0001),  # one sign along one trajectory, the other along the other
         ("rank_20", 20, 1.0, 0.0001),
         ("adam", 40, 0.0, math.nan),  # nothing varies
         ("rank_20", 40, 1.0, 0.0001),
+        ("adam", 80, -1.0, 0.0001),  # refuted
+        ("rank_20", 80, -1.0, 0.009),
     ]
-    sign = -1 if below else 1
-    table = gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
-    found = conclusion.along_every_trajectory(table, "gain", below)
+    table = gradients([("gain", arm, rank, "all", needed * m, p) for arm, rank, m, p in rows])
+    found = conclusion.along_every_trajectory(table, "gain", needed)
     assert (found["state"], found["ranks"]) == ("holds", [1])
-    assert found["by_rank"][1]["p_value_holm"] == pytest.approx(0.048)
+    assert {rank: one["state"] for rank, one in found["by_rank"].items()} == {
+        1: "holds",
+        5: "not shown",
+        20: "not shown",
+        40: "not shown",
+        80: "refuted",
+    }
 
 
-def test_no_rank_holds_that_is_beyond_zero_only_without_correction() -> None:
-    table = gradients([("gain", "adam", rank, "all", 1.0, 0.03) for rank in (1, 5)])
-    found = conclusion.along_every_trajectory(table, "gain", below=False)
-    assert (found["state"], found["ranks"]) == ("not shown", [])
+@pytest.mark.parametrize(("p_value", "state"), [(0.025, "refuted"), (0.0251, "not shown")])
+def test_a_link_is_refuted_if_every_rank_is(p_value: float, state: str) -> None:
+    rows = [("gain", arm, rank, "all", -1.0, p_value) for arm in ("a", "b") for rank in (1, 5)]
+    found = conclusion.along_every_trajectory(gradients(rows), "gain", 1)
+    assert (found["state"], found["ranks"]) == (state, [])
 
 
-@pytest.mark.parametrize("below", [False, True])
-@pytest.mark.parametrize(("p_value", "refuted"), [(0.025, True), (0.0251, False)])
-def test_it_is_refuted_where_every_rank_fails_along_one_trajectory(
-    p_value: float, refuted: bool, below: bool
-) -> None:
+def test_a_rank_is_told_along_each_trajectory_with_the_epochs_that_an_average_hides() -> None:
     rows = [
-        ("adam", 1, -1.0, p_value),  # times 2, the trajectories
-        ("rank_20", 1, 1.0, 1e-9),
-        ("adam", 5, 1.0, 1e-9),
-        ("rank_20", 5, -1.0, 0.001),
+        ("gain", "adam", 1, "all", 1.5, 0.01),
+        ("gain", "adam", 1, "1", -3.0, 0.9),
+        ("gain", "adam", 1, "5", 0.5, 0.9),  # its interval has zero in it
+        ("gain", "adam", 1, "20", 6.0, 0.9),
+        ("gain", "rank_20", 1, "all", -2.0, 0.9),
+        ("gain", "rank_20", 1, "5", -4.0, 0.9),
+        ("gain", "adam", 5, "1", 9.0, 0.9),
+        ("gain", "adam", 5, "all", 9.0, 0.9),
+        ("loss", "adam", 1, "all", -9.0, 1e-9),
     ]
-    sign = -1 if below else 1
-    table = gradients([("gain", arm, rank, "all", sign * mean, p) for arm, rank, mean, p in rows])
-    found = conclusion.along_every_trajectory(table, "gain", below)
-    assert (found["state"], found["ranks"]) == ("refuted" if refuted else "not shown", [])
-
-
-@pytest.mark.parametrize(("p_value", "holds"), [(0.025, True), (0.0251, False)])
-def test_a_rank_holds_up_to_the_level_and_not_beyond(p_value: float, holds: bool) -> None:
-    table = gradients(
-        [("gain", "adam", 1, "all", 1.0, p_value), ("gain", "adam", 5, "all", 1.0, 0.5)]
-    )
-    found = conclusion.along_every_trajectory(table, "gain", below=False)
-    assert found["state"] == ("holds" if holds else "not shown")
-
-
-@pytest.mark.parametrize("below", [False, True])
-def test_every_rank_is_told_with_the_trajectory_on_which_it_is_worst(below: bool) -> None:
-    sign = -1 if below else 1
-    rows = [
-        ("adam", 1, "all", 9.0, 0.9),
-        ("rank_20", 1, "all", 3.0, 0.01),
-        ("adam", 5, "all", -2.0, 0.9),
-        ("rank_20", 5, "all", -1.0, 0.9),
-        ("rank_20", 5, "1", -4.0, 0.9),
-        ("adam", 1, "1", -8.0, 0.9),
-    ]
-    table = gradients([("gain", *one, sign * mean, p) for *one, mean, p in rows])
-    found = conclusion.along_every_trajectory(table, "gain", below)
-    assert (found["state"], found["ranks"]) == ("not shown", [])
-    assert found["by_rank"] == {
-        rank: {
-            "trajectory": trajectory,
-            "mean_nats": sign * mean,
-            "interval_95_nats": [sign * mean - 1, sign * mean + 1],
-            "p_value_holm": 1.0,
-        }
-        for rank, trajectory, mean in ((1, "rank_20", 3.0), (5, "adam", -2.0))
+    found = conclusion.along_every_trajectory(gradients(rows), "gain", 1)
+    assert found["by_rank"][1] == {
+        "state": "not shown",
+        "along": {
+            "adam": {
+                "mean_nats": 1.5,
+                "interval_95_nats": [0.5, 2.5],
+                "above_zero_after_epochs": [20],
+                "below_zero_after_epochs": [1],
+            },
+            "rank_20": {
+                "mean_nats": -2.0,
+                "interval_95_nats": [-3.0, -1.0],
+                "above_zero_after_epochs": [],
+                "below_zero_after_epochs": [5],
+            },
+        },
     }
 
 
@@ -385,37 +388,35 @@ def test_every_rank_is_told_with_the_trajectory_on_which_it_is_worst(below: bool
     ],
 )
 def test_the_links_hold_at_one_rank_or_break(ranks: dict, broken: str | None) -> None:
-    chain = {"a": {"state": "holds"}} | {
+    chain = {"a": {"state": "holds"}, "x": {"state": "not measured"}} | {
         name: {"state": "holds", "ranks": found} for name, found in ranks.items()
     }
     assert conclusion.first_broken_link(chain) == broken
 
 
-def write_setting(setting: Setting, broken: Sequence[int]) -> None:
+def write_case(case: Case, broken: Sequence[int]) -> None:
     """Evidence for every link but the broken ones, which it refutes."""
     noise, cosine, step, pays = (place not in broken for place in range(4))
-    less = "noise_0" if setting is MAIN else "none_flipped"
-    rows = [(less, -0.1, "better" if noise else "worse")]
-    write_study(setting.noise, rows, setting.baseline)
-    if setting.ranks != setting.noise:
-        write_study(setting.ranks, [(ranks(setting)[0], 0.0, "worse")], setting.baseline)
-    verdict = "better" if pays else "worse"
-    write_ranks(setting, [0.7, 0.8, 0.9, 0.6, 0.6], [verdict, *["equivalent"] * 4])
+    less = {"adam": "noise_0", "flipped_adam": "none_flipped", "noise_double": "adam"}
+    sign = -1.0 if noise else 1.0
+    if case is not BATCH_NOISE:
+        write_study(case.noise, [(less[case.baseline], sign, "worse", 0.01)], case.baseline)
+    if case.ranks != case.noise:
+        write_study(case.ranks, [(ranks(case)[0], 0.0, "worse", 0.5)], case.baseline)
+    differences = ["better" if pays else "worse", *["same"] * 4]
+    write_ranks(case, [0.7, 0.8, 0.9, 0.6, 0.6], differences)
     Path("metrics/studies/gradients").mkdir(exist_ok=True)
-    for arm in (setting.baseline, ranks(setting)[0]):
-        looked = gradients(
-            [
-                ("cosine_fresh", arm, 1, "all", 0.1 if cosine else -0.1, 0.001),
-                ("cosine_train", arm, 1, "all", 0.2, 0.001),
-                ("step_loss_fresh", arm, 1, "all", -0.1 if step else 0.1, 0.001),
-                ("step_loss_train", arm, 1, "all", -0.2, 0.001),
-                ("step_cosine", arm, 1, "all", 0.3, 0.001),
-            ]
-        )
-        looked.to_csv(f"metrics/studies/gradients/{arm}.csv", index=False)
+    for arm in trajectories(read_arms(), case.baseline):
+        rows = [
+            ("cosine_fresh", arm, 1, "all", 2.0 if cosine else -2.0, 0.001),
+            ("cosine_train", arm, 1, "all", 2.0, 0.001),
+            ("step_loss_fresh", arm, 1, "all", -2.0 if step else 2.0, 0.001),
+            ("step_loss_train", arm, 1, "all", -2.0, 0.001),
+        ]
+        gradients(rows).to_csv(f"metrics/studies/gradients/{arm}.csv", index=False)
 
 
-BROKEN = [(), (0,), (1,), (2,), (3,), (1, 3), (2, 3), (0, 1, 2, 3)]
+BROKEN = [(), (0,), (1,), (2,), (3,), (1, 3), (0, 1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -426,15 +427,18 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(
     broken: tuple[int, ...], flipped: tuple[int, ...]
 ) -> None:
     """In each setting by itself."""
-    write_setting(MAIN, broken)
-    write_setting(FLIPPED_LABELS, flipped)
-    for study in set(STUDIES) - {MAIN.noise, MAIN.ranks, FLIPPED_LABELS.noise}:
-        write_study(study, [(study, 1.0, "worse")])
+    write_case(FLIPPED_LABELS, flipped)
+    write_case(BATCH_NOISE, ())
+    write_case(MAIN, broken)
+    dial = pd.read_csv("metrics/studies/noise_dial.csv")
+    write_study("noise_dial", [("noise_double", 3.0, "worse", 0.01)])
+    pd.concat([dial, pd.read_csv("metrics/studies/noise_dial.csv")]).to_csv(
+        "metrics/studies/noise_dial.csv", index=False
+    )
     for arm in [*TRAIN["noise_dial"], *TRAIN["flipped_labels"]]:
         if not Path(f"metrics/studies/arms/{arm}.json").exists():
-            write_arm(arm, 0.5, ADAM, on_boundary=arm == "noise_double")
-    lower = {"last_loss_nats": 0.25, "best_loss_nats": 0.75, "last_accuracy_share": 0.5}
-    shares = {f"{name}_lrg_adam_lower_share": share for name, share in lower.items()}
+            write_arm(arm, 0.5, ADAM, on_boundary=arm == "noise_half")
+    shares = {"last_loss_nats_lrg_adam_better_share": 0.25}
     published = {"published_2000_training_samples": shares | {"samplers": 16}}
     files.write_json(Path("metrics/studies/published.json"), published)
     searched = {"difference": 0.1, "difference_low": -0.2, "difference_high": 0.4}
@@ -445,39 +449,16 @@ def test_the_first_link_that_does_not_hold_is_the_first_broken_one(
     conclusion.main()
 
     found = json.loads(Path("metrics/conclusion.json").read_text())
-    for content, lost in ((found, broken), (found["with_flipped_labels"], flipped)):
+    for content, lost in (
+        (found, broken),
+        (found["with_flipped_labels"], flipped),
+        (found["with_twice_the_batch_noise"], ()),
+    ):
         assert content["first_broken_link"] == (LINKS[lost[0]] if lost else None)
         assert {name: link["state"] for name, link in content["links"].items()} == {
             name: "refuted" if place in lost else "holds" for place, name in enumerate(LINKS)
         }
-        assert tuple(content["links"]) == LINKS
-    assert found["lr_on_boundary"] == ["noise_double"]
-    less = "worse" if 0 in broken else "better"
-    assert found["noise_dial"] == {"noise_0 against adam": less}
-    assert found["controls"] == {"controls against adam": "worse"}
+    assert found["lr_on_boundary"] == ["noise_half"]
+    assert found["batch_noise"] == {"double_rank_1 against noise_double": "worse"}
     assert found["search_budget"] == {"15_trials": searched}
     assert found["published_protocol"] == {"published_2000_training_samples": shares}
-
-
-@pytest.mark.parametrize(
-    ("changes", "less"),
-    [
-        ({"noise": 0.5}, True),
-        ({"data": {"flipped": 0.1}}, True),
-        ({"data": {}}, True),
-        ({"noise": 0.5, "data": {"flipped": 0.1}}, True),
-        ({}, False),
-        ({"noise": 0.5, "data": {"flipped": 0.3}}, False),
-        ({"noise": 2, "data": {"flipped": 0.1}}, False),
-        ({"noise": 0.5, "optimizer": "lrg_adam"}, False),
-        ({"noise": 0.5, "model": "cnn"}, False),
-        ({"data": {"name": "digits", "flipped": 0.1}}, False),
-    ],
-)
-def test_less_noise_is_less_of_one_kind_no_more_of_the_other_and_nothing_else(
-    changes: dict[str, Any], less: bool
-) -> None:
-    adam = {"optimizer": "adam", "model": "mlp", "data": {"flipped": 0.2}}
-    group = {"lrs": [0.01], "tuning_replicates": 1, "replicates": 2, "group": 1}
-    arm, baseline = (ArmTraining(**group | adam | one) for one in (changes, {}))
-    assert conclusion.is_less_noisy(arm, baseline, read_params().data) is less

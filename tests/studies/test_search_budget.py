@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +13,17 @@ from scipy import stats
 
 import tune
 from experiment.datasets import mnist1d
+from experiment.stage import files
 from experiment.stage.data import Dataset, Split
-from experiment.stage.errors import UserError
-from studies.training import search_budget, shared
+from studies.training import search_budget
+
+from .small import SMALL_STUDIES
 
 ROOT = Path(__file__).parents[2]
 FOUND = Path("metrics/studies/search_budget.csv")
+
+
+BUDGET = {**SMALL_STUDIES["search_budget"], "seed": 0, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -27,17 +31,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small params.yaml, and data in the place of MNIST-1D's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EXPERIMENT_WORKERS", "1")
-    for name in ("constraints.txt", "params.yaml"):
-        shutil.copy2(ROOT / name, name)
+    shutil.copy2(ROOT / "params.yaml", "params.yaml")
     set_params(Path("params.yaml"), SMALL)
-    shared.write()
     split = Split(*mnist1d.fresh(100, 0))
-    Dataset(split, split, split).write("mnist1d", "MNIST-1D")
+    for name in ("mnist1d", "studies/mnist1d"):
+        Dataset(split, split, split).write(name, "MNIST-1D")
 
 
 def searched(samplers: int, *trials: int) -> pd.DataFrame:
-    words = ["--samplers", samplers, "--trials", *trials]
-    search_budget.main(*map(str, words))
+    content = {**BUDGET, "samplers": samplers, "trials": trials}
+    files.write_json(Path("data/settings/search_budget.json"), content)
+    search_budget.main()
     return pd.read_csv(FOUND)
 
 
@@ -121,26 +125,3 @@ def test_the_searches_of_the_first_sampler_are_those_of_the_main_pipeline() -> N
         first = ours[columns].iloc[: len(trials)].reset_index(drop=True)
         pd.testing.assert_frame_equal(first, trials[columns], check_dtype=False)
         assert not set(others["lr"]) & set(ours["lr"])
-
-
-def test_the_rank_and_the_trials_of_the_main_pipeline_change_nothing() -> None:
-    before = searched(2, 2)
-    set_params(Path("params.yaml"), {"rank": 3, "tune.trials": 7})
-    pd.testing.assert_frame_equal(searched(2, 2), before)
-
-
-@pytest.mark.parametrize(
-    ("samplers", "trials", "message"),
-    [
-        (1, [2], "samplers = 1; allowed: a whole number from 2 to 1000"),
-        (2, [3, 1], "trials = [3, 1]; allowed: an ascending list of whole numbers"),
-        (2, [0, 1], "trials = 0; allowed: an ascending list of whole numbers"),
-        (2, [2.5], "trials = 2.5; allowed: an ascending list of whole numbers"),
-    ],
-)
-def test_a_mistake_is_told_in_one_line(samplers: int, trials: Sequence[int], message: str) -> None:
-    with pytest.raises(UserError) as refused:
-        searched(samplers, *trials)
-    (line,) = str(refused.value).splitlines()
-    assert line.startswith(f"search_budget: {message}")
-    assert not FOUND.exists()

@@ -19,9 +19,9 @@ from experiment.report.measures import MEASURES
 from experiment.stage import files
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from studies.report import rank_sweep
+from studies.report import compare, contrasts, export
 from studies.report.tables import comparisons, of_measure
-from studies.training.arms import STUDIES, read_arms
+from studies.training.arms import read_arms
 
 ROOT = Path(__file__).parents[2]
 MARGIN = 0.03
@@ -48,11 +48,11 @@ def describe(arms: dict[str, dict[str, Any]] = ARMS) -> None:
     content["compare"]["margin"] = MARGIN
     Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     content = yaml.safe_load((ROOT / "stages/studies/arms.yaml").read_text())
-    content["gradients"]["trajectories"] = {"adam": {}}
-    content |= {study: {} for study in STUDIES}
-    for name, arm in arms.items():
-        described = {"label": name.upper(), "train": {"optimizer": "adam", "model": "mlp"}, **arm}
-        content[described.pop("study")][name] = described
+    train = {"optimizer": "adam", "model": "mlp"}
+    content["trajectories"] = ["adam"]
+    content["arms"] = {
+        name: {"label": name.upper(), "train": train, **arm} for name, arm in arms.items()
+    }
     path = Path("stages/studies/arms.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -92,7 +92,10 @@ def write(arm: str, table: pd.DataFrame, lr: float = 0.01, on_boundary: bool = F
     tuned = {"lr": lr, "on_boundary": on_boundary, "matrix_side": 119, "train": {}}
     replicates = files.rows(table.rename_axis("replicate").reset_index())
     path = Path(f"metrics/studies/arms/{arm}.json")
-    files.write_json(path, tuned | {"replicates": replicates})
+    curves = {
+        str(number): [2.3, 2.0, 1.9, 1.8, 1.5, loss] for number, loss in table.iloc[:, 2].items()
+    }
+    files.write_json(path, tuned | {"replicates": replicates, "validation_losses_nats": curves})
     write_tuning(arm, {lr: [1.0]})
 
 
@@ -193,7 +196,6 @@ def test_every_arm_comes_with_its_own_learning_rate() -> None:
     assert list(table["lr_on_boundary"]) == [name == "three" for name in table["arm"]]
     at_the_end = [name == "rank_20" for name in table["against"]]
     assert list(table["lr_against_on_boundary"]) == at_the_end
-    assert list(table.columns[-5:-3]) == ["lr_on_boundary", "lr_against_on_boundary"]
 
 
 def test_at_equal_learning_rates_the_tuning_of_both_is_compared() -> None:
@@ -211,6 +213,26 @@ def test_at_equal_learning_rates_the_tuning_of_both_is_compared() -> None:
         assert pd.isna(of_measure(table, measure, "rank_20").loc["one", "difference_at_equal_lr"])
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        ([0.007, 0.01, 0.014], [0.0075, 0.01, 0.0135], False),
+        ([0.001, 0.01, 0.1], [0.007, 0.01, 0.014], True),
+        ([0.007, 0.01, 0.014], [0.001, 0.01, 0.1], True),
+        ([0.001, 0.007, 0.01, 0.014, 0.1], [0.007, 0.01, 0.014], False),  # far from the best
+        ([0.01, 0.014], [0.007, 0.01], False),  # the best is at an end
+        ([0.01], [0.007, 0.01, 0.014], True),
+    ],
+)
+def test_grids_differ_by_how_far_the_neighbours_of_the_best_rate_are(
+    one: list[float], other: list[float], differ: bool
+) -> None:
+    write_all()
+    for arm, rates in (("rank_20", one), ("adam", other)):
+        write_tuning(arm, {lr: [1.0] for lr in rates})
+    assert (compared("rank_sweep")["grids_differ"] == differ).all()
+
+
 @pytest.mark.parametrize("study", ["elsewhere", "noise_dial"])
 def test_a_study_that_compares_nothing_is_refused(study: str) -> None:
     arms = ARMS | {"five": {"study": "noise_dial"}}
@@ -218,51 +240,95 @@ def test_a_study_that_compares_nothing_is_refused(study: str) -> None:
         compared(study, arms)
 
 
+# Figures and other forms
+
+
+def test_a_figure_has_the_verdict_beside_each_point_in_per_cent_of_the_baseline() -> None:
+    write_all()
+    write("one", drawn("one"), on_boundary=True)
+    table = compared("controls")
+    figure = compare.draw(read_arms(), table, MARGIN)
+    for axes, measure in zip(figure.axes, MEASURES, strict=True):
+        rows = of_measure(table, measure)
+        assert sorted(text.get_text() for text in axes.texts) == sorted(rows["verdict"])
+        points = [x for line in axes.lines for x in line.get_xdata() if line.get_marker() in "os"]
+        percent = 100 * rows["difference"] / rows["mean_against"]
+        np.testing.assert_allclose(sorted(points), sorted(percent))
+        better = "right" if measure == "test_accuracy_share" else "left"
+        assert f"better to the {better}" in axes.get_xlabel()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[-1] == "ONE\nlearning rate 0.01, the edge of its grid"
+
+
+def test_arms_on_other_data_than_their_baseline_have_axes_of_their_own() -> None:
+    write_all()
+    on_other_data = {"train": {"optimizer": "adam", "data": "flipped_20"}}
+    table = compared("controls", ARMS | {"four": ARMS["four"] | on_other_data})
+    figure = compare.draw(read_arms(), table, MARGIN)
+    rows = [
+        [label.get_text().split()[0] for label in axes.get_yticklabels()]
+        for axes in figure.axes[:: len(MEASURES)]
+    ]
+    assert rows == [["THREE", "TWO", "ONE"], ["FOUR"]]
+
+
+def test_curves_are_those_of_the_arms_and_of_what_they_are_compared_with() -> None:
+    write_all()
+    describe()
+    first, second = compare.draw_curves(read_arms(), "controls").axes
+    names = [[line.get_label() for line in axes.lines] for axes in (first, second)]
+    assert names == [["ADAM", "RANK_20", "ONE", "THREE", "FOUR"], ["RANK_20", "TWO"]]
+    losses = drawn("three")["best_validation_loss_nats"]
+    assert first.lines[3].get_ydata()[-1] == pytest.approx(losses.mean())
+
+
 @pytest.mark.parametrize(
-    ("arm", "against", "hyperparameters", "message"),
-    [
-        ("rank_20", ["adam"], {}, "hyperparameters.rank = None; allowed: a whole number"),
-        ("rank_20", ["adam"], {"rank": 0.5}, "hyperparameters.rank = 0.5; allowed: a whole number"),
-        ("rank_20", ["adam"], {"rank": "x"}, "hyperparameters.rank = 'x'; allowed: a whole number"),
-        ("rank_20", [], {"rank": 2}, "rank_20.against = []; allowed: adam among them"),
-        ("rank_20", ["one"], {"rank": 2}, "rank_20.against = ['one']; allowed: adam among them"),
-        ("adam", ["one"], {}, "adam.against = ['one']; allowed: []"),
-    ],
+    ("low", "high", "places"),
+    [(-0.012, 0.014, 3), (1, 4, 1), (-0.00011, 0.0002, 5), (10, 90, 0), (0, 0, 4)],
 )
-def test_an_arm_of_the_sweep_has_a_rank_and_is_compared_with_adam(
-    arm: str, against: list[str], hyperparameters: dict[str, Any], message: str
+def test_digits_follow_the_width_of_the_interval(low: float, high: float, places: int) -> None:
+    assert export.decimals(low, high) == places
+
+
+def test_a_table_to_take_away_has_every_row_in_both_forms(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_all()
-    train = {"optimizer": "lrg_adam", "model": "mlp", "hyperparameters": hyperparameters}
-    describe(ARMS | {arm: {"study": "rank_sweep", "against": against, "train": train}})
-    with pytest.raises(
-        UserError, match=rf"^stages/studies/arms.yaml: rank_sweep\.{arm}\."
-    ) as refused:
-        rank_sweep.main()
-    assert message in str(refused.value)
+    table = compared("controls").assign(label="50 % | a_b & c")
+    files.write_csv(Path("metrics/studies/controls.csv"), table)
+    export.main("controls")
+    markdown, latex = capsys.readouterr().out.strip().split("\n\n")
+    rows = [line for line in markdown.splitlines() if "50 %" in line]
+    assert [line.split(" | ")[-1] for line in rows] == [f"{v} |" for v in table["verdict"]]
+    assert rows[0].startswith(r"| 50 % \| a_b & c, at 0.01 | adam | test loss, last epoch (nats) |")
+    lines = [line for line in latex.splitlines() if "50" in line]
+    assert len(lines) == len(table)
+    assert lines[0].startswith(r"50 \% | a\_b \& c, at 0.01 & adam &")
+    with pytest.raises(UserError, match="study = 'nothing'; allowed: one that has a table"):
+        export.main("nothing")
 
 
-@pytest.mark.parametrize(
-    ("rank", "lr", "changed", "refused"),
-    [
-        (118, 0.01, 3, False),
-        (119, 0.01, 3, True),
-        (120, 0.01, 3, True),
-        (119, 0.02, 3, False),  # at another learning rate
-        (119, 0.01, 12, False),  # in a replicate that Adam does not have
-    ],
-)
-def test_a_rank_that_keeps_the_whole_gradient_has_to_be_adam(
-    rank: int, lr: float, changed: int, refused: bool
+def test_a_contrast_is_the_paired_difference_of_two_effects(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write("adam", drawn("adam"))
-    table = drawn("adam", range(2, 15))
-    write("rank_20", table)
-    rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
-    table.loc[changed, "train_loss_nats"] += 1e-9
-    write("rank_20", table, lr=lr)
-    if refused:
-        with pytest.raises(RuntimeError, match="rank_20"):
-            rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
-    else:
-        rank_sweep.check_full_rank({"rank_20": rank}, {"rank_20": 119})
+    """Over the replicates that all four arms have; the family is Holm-corrected."""
+    write_all()
+    write("four", drawn("four", range(2, 12)))
+    pairs = {
+        "first": (("one", "two"), ("three", "four")),
+        "second": (("one", "adam"), ("rank_20", "adam")),
+    }
+    monkeypatch.setattr(contrasts, "CONTRASTS", pairs)
+    describe()
+    table = contrasts.contrasts(read_params()).set_index("contrast")
+    arms = {name: drawn(name)["test_loss_nats"] for name in SHIFTS}
+    arms["four"] = drawn("four", range(2, 12))["test_loss_nats"]
+    first = ((arms["one"] - arms["two"]) - (arms["three"] - arms["four"])).dropna()
+    second = arms["one"] - arms["rank_20"]
+    for name, difference in (("first", first), ("second", second)):
+        row = table.loc[name]
+        assert row["difference"] == pytest.approx(difference.mean())
+        assert row["interval_low"] < row["difference"] < row["interval_high"]
+        assert row["replicates"] == len(difference)
+    single = [exact(one, one * 0) for one in (first, second)]
+    np.testing.assert_allclose(table["p_value"], multipletests(single, method="holm")[1])

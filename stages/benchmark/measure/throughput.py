@@ -20,6 +20,7 @@ from experiment.stage.environment import INSTRUCTIONS
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
 from experiment.training.loop import Group, RunConfig, train_group
+from experiment.training.search import read_best
 from experiment.training.work import Work, workers
 
 
@@ -65,7 +66,7 @@ def main(*arguments: str) -> None:
     with Work("throughput", data, device="cpu", total=2 * rounds * processes, unit="group") as work:
         for number in range(rounds):
             for optimizer in ("adam", "lrg_adam"):
-                best = files.read_json(Path(f"metrics/tune_{optimizer}.json"), "best")["best"]
+                best = read_best(params, optimizer)
                 # Each round has its own purpose: a repeated group would be read, not trained.
                 setting = replace(
                     RunConfig.of(params, optimizer, best, purpose=f"throughput {number}"),

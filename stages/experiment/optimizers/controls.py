@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from experiment.stage.randomness import stream
-from experiment.training.arithmetic import projected, spectrum, truncated
+from experiment.training.arithmetic import projected, spectrum, truncate
+from experiment.training.optimizer import filtered
 from lrg_adam.flatten import from_square, square_side, to_square
 
 STACKED = True
@@ -62,34 +63,21 @@ def create(
                 "keep is random, permuted or rest with a rank, a whole number below the side of "
                 "the matrix for rest, or energy with an energy above 0 and at most 1"
             )
-    return FilteredAdam(weights, lr=lr, gradient_filter=chosen)
+    adam = torch.optim.Adam(weights, lr=lr, fused=True)
+    return filtered(adam, partial(filter_gradients, weights, chosen))
 
 
-class FilteredAdam(torch.optim.Adam):
-    """Adam on filtered gradients, for replicates stacked along the first axis.
+def filter_gradients(weights: Sequence[Tensor], chosen: Filter) -> None:
+    """Replace the gradients of the weights, each (R, ...), by filtered ones.
 
-    Args:
-        weights: each (R, ...), replicates along the first axis.
-        lr: learning rate.
-        gradient_filter: maps the gradient matrices (R, n, n) to filtered ones. n * n is the
-            smallest square that holds the weights of a replicate; the rest is zero padding.
-
+    The filter gets a matrix (R, n, n), where n * n is the smallest square that holds the weights of
+    a replicate; the rest is zero padding.
     """
-
-    def __init__(self, weights: Iterable[Tensor], *, lr: float, gradient_filter: Filter) -> None:
-        super().__init__(weights, lr=lr, fused=True)
-        self._filter = gradient_filter
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Filter the gradients, then take Adam's step."""
-        weights = [weight for group in self.param_groups for weight in group["params"]]
-        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-        filtered = self._filter(to_square(gradients, 1, torch.float32)).contiguous()
-        for weight, gradient in zip(weights, from_square(filtered, gradients, 1), strict=True):
-            # torch's fused Adam ignores the strides of a gradient.
-            weight.grad = gradient.contiguous()
-        super().step(closure)
+    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    found = chosen(to_square(gradients, 1, torch.float32)).contiguous()
+    for weight, gradient in zip(weights, from_square(found, gradients, 1), strict=True):
+        # torch's fused Adam ignores the strides of a gradient.
+        weight.grad = gradient.contiguous()
 
 
 def streams(weights: Tensor, name: str) -> list[np.random.Generator]:
@@ -134,13 +122,13 @@ class PermutedEntries:
         """Filter the gradient matrices (R, n, n), one for each stream."""
         order = self._order.to(matrix.device)
         permuted = matrix.flatten(-2).gather(-1, order).view_as(matrix)
-        filtered = truncated(permuted, self._rank).flatten(-2)
+        filtered = truncate(permuted, self._rank).flatten(-2)
         return torch.empty_like(filtered).scatter_(-1, order, filtered).view_as(matrix)
 
 
 def rest(matrix: Tensor, rank: int) -> Tensor:
     """The part of the gradient matrices (R, n, n) that truncation to `rank` removes."""
-    return matrix - truncated(matrix, rank)
+    return matrix - truncate(matrix, rank)
 
 
 def top_energy(matrix: Tensor, energy: float) -> Tensor:

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import ArrayLike
 
@@ -39,8 +41,20 @@ SERIES: list[dict[str, Any]] = [
 ]
 
 
-def panels(count: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, row by row."""
+# Colours of the verdicts.
+VERDICTS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": "0.4"}
+
+
+def series(number: int) -> dict[str, Any]:
+    """The style of the arm with this number; beyond the palette, its colours have open markers."""
+    style = SERIES[number % len(SERIES)]
+    return style if number < len(SERIES) else style | {"markerfacecolor": "white"}
+
+
+def panels(
+    count: int, rows: int = 1, heights: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, row by row; `heights` are those of the rows, in any unit."""
     columns = -(-count // rows)
     plt.rcdefaults()
     plt.rcParams.update(
@@ -59,6 +73,7 @@ def panels(count: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
         columns,
         figsize=(1.6 + 4.0 * columns, 4.0 * rows),
         squeeze=False,
+        height_ratios=heights,
         layout="constrained",
     )
     return figure, list(axes.flat)

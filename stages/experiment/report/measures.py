@@ -1,4 +1,4 @@
-"""The measures on which optimizers are compared; conclusions rest on the first."""
+"""The measures on which optimizers are compared."""
 
 from typing import NamedTuple
 
@@ -22,3 +22,7 @@ MEASURES = {
     ),
     "train_loss_nats": Measure("train loss, last epoch", "nats", "train_loss_nats"),
 }
+# The measure that conclusions rest on.
+PRIMARY = next(iter(MEASURES))
+# The validation loss of a replicate before training and after every epoch.
+CURVE = "validation_losses_nats"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from types import TracebackType
 from experiment.stage import environment  # First: torch and NumPy read them when they load.
 
 # isort: split
+# Before anything loads Matplotlib: the backend of a notebook works in its kernel alone.
+os.environ["MPLBACKEND"] = "agg"
+
 from experiment.stage import code, files, versions
 from experiment.stage.errors import UserError
 

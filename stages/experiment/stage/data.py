@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        """Numbers per sample."""
+        """Number of features."""
         return self.x.shape[1]
 
     @property
@@ -103,8 +103,10 @@ def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Data
     )
     try:
         dataset = create(**arguments)
-    except ValueError as error:
-        raise UserError(f"{where}: {given.name} refuses: {error}") from None
+    except (ImportError, ValueError) as error:
+        if plugins.while_importing(error):
+            raise plugins.not_loaded("datasets", given.name, error) from None
+        raise UserError(f"{where}: {given.name} rejected its options: {error}") from None
     _check(dataset, f"stages/experiment/datasets/{given.name}.py: ")
     if given.flipped:
         labels = stream(seed, "data", "flipped labels")

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from experiment.stage.schema import (
     MODULE,
+    Hyperparameter,
     LearningRates,
     Real,
     SearchInterval,
@@ -58,6 +59,10 @@ class Training(Section):
 
     epochs: Whole = whole(1, 10_000)
     batch_size: Whole = whole(1, 10_000_000)
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        default="constant", description="constant, cosine or linear"
+    )
+    warmup: Real = Field(default=0.0, ge=0, lt=1, description="a number of at least 0 and below 1")
 
 
 class RankInterval(SearchInterval):
@@ -112,6 +117,8 @@ class Params(TrainingParams):
     rank: Annotated[int | Literal["tuned"], rank_or("tuned")] = Field(
         description="tuned, or a whole number from 1 to the side of the gradient matrix"
     )
+    adam: dict[str, Hyperparameter] = Field(description="a section of hyperparameters")
+    lrg_adam: dict[str, Hyperparameter] = Field(description="a section of hyperparameters")
     tune: Tune
     final_train: FinalTrain
     compare: Compare

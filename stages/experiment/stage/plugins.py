@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-from experiment.stage.errors import UserError
+from experiment.stage.errors import UserError, reason
 
 PLUGINS = Path(__file__).parents[1]
 
@@ -27,7 +28,7 @@ def module(package: str, name: str, where: str) -> ModuleType:
         where: the key whose value is the name, such as `params.yaml: model.name`.
 
     Raises:
-        UserError: there is no such module.
+        UserError: there is no such module, or it cannot be loaded.
 
     """
     there = sorted(
@@ -38,7 +39,21 @@ def module(package: str, name: str, where: str) -> ModuleType:
             f"{where} = {name!r}; allowed: a module in stages/experiment/{package}: "
             f"{', '.join(there)}"
         )
-    return import_module(f"experiment.{package}.{name}")
+    try:
+        return import_module(f"experiment.{package}.{name}")
+    except Exception as error:
+        raise not_loaded(package, name, error) from None
+
+
+def not_loaded(package: str, name: str, error: Exception) -> UserError:
+    """The error for a module that cannot be loaded, or that loads a library that cannot."""
+    return UserError(f"stages/experiment/{package}/{name}.py cannot be imported: {reason(error)}")
+
+
+def while_importing(error: Exception) -> bool:
+    """Whether an import raised the error."""
+    frames = extract_tb(error.__traceback__)
+    return any(frame.filename.startswith("<frozen importlib") for frame in frames)
 
 
 def function(package: str, name: str, found: ModuleType) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,14 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -35,7 +40,7 @@ class Section(BaseModel):
 Model = TypeVar("Model", bound=Section)
 
 
-def _refuse_bool(value: object) -> object:
+def _reject_bool(value: object) -> object:
     # Pydantic reads `true` as 1; in a params file it is a mistake.
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")
@@ -50,8 +55,8 @@ def _ascend(values: list[float]) -> list[float]:
 
 
 # A quoted number is read as a number.
-Whole = Annotated[int, BeforeValidator(_refuse_bool)]
-Real = Annotated[float, BeforeValidator(_refuse_bool)]
+Whole = Annotated[int, BeforeValidator(_reject_bool)]
+Real = Annotated[float, BeforeValidator(_reject_bool)]
 Ascending = AfterValidator(_ascend)
 LearningRate = Annotated[Real, Field(ge=1e-8, le=10)]
 LearningRateGrid = Annotated[list[LearningRate], Field(min_length=1), Ascending]
@@ -78,12 +83,54 @@ def rank_or(word: str) -> PlainValidator:
 class SearchInterval(Section):
     """A search interval, ends included."""
 
+    low: Any
+    high: Any
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        low, high = self.model_dump().values()
+        low, high = self.low, self.high
         if not isinstance(high, str) and not low < high:
-            raise ValueError("low must be below high")
+            raise ValueError("low below high")
         return self
+
+
+class Interval(SearchInterval):
+    """Search interval of any hyperparameter; it has whole numbers only if both ends are whole."""
+
+    low: StrictInt | StrictFloat
+    high: StrictInt | StrictFloat
+    log: StrictBool = False
+
+    @model_validator(mode="after")
+    def _logarithmic(self) -> Self:
+        if self.log and self.low <= 0:
+            raise ValueError("low above 0")
+        return self
+
+
+INTERVAL = "an interval {low, high, log}: two numbers, low below high, and above 0 if log is true"
+
+
+def _hyperparameter(value: object) -> object:
+    if isinstance(value, dict):
+        try:
+            return Interval.model_validate(value)
+        except ValidationError:
+            raise ValueError(INTERVAL) from None
+    for one in value if isinstance(value, list) and value else [value]:
+        if not isinstance(one, bool | int | float | str):
+            raise ValueError("neither a number nor a word")
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ValueError("not finite")
+    return value
+
+
+# A keyword of an optimizer, fixed or searched.
+Hyperparameter = Annotated[
+    Any,
+    PlainValidator(_hyperparameter),
+    Field(description=f"a number, a word, true, false, a list of numbers, or {INTERVAL}"),
+]
 
 
 class LearningRates(SearchInterval):
@@ -145,7 +192,7 @@ def _describe(model: type[Section], problem: ErrorDetails) -> str:
     key, value = ".".join(path), problem["input"]
     match problem["type"]:
         case "value_error" if isinstance(value, dict) and {"low", "high"} <= value.keys():
-            return f"{key} = {value}; allowed: low below high"
+            return f"{key} = {value}; allowed: {problem['ctx']['error']}"
         case "missing":
             return f"{key} is missing; allowed: {_allowed(model, path)}"
         case "extra_forbidden":
@@ -167,6 +214,10 @@ def _allowed(model: type[Section], path: list[str]) -> str:
     *sections, name = path
     parent = _annotation(model, sections)
     if get_origin(parent) is dict:
-        return f"a section with {', '.join(get_args(parent)[1].model_fields)}"
+        values = get_args(parent)[1]
+        if get_origin(values) is Annotated:
+            (field,) = (one for one in get_args(values) if isinstance(one, FieldInfo))
+            return str(field.description)
+        return f"a section with {', '.join(values.model_fields)}"
     field = parent.model_fields[name]
     return field.description or f"a section with {', '.join(field.annotation.model_fields)}"

@@ -6,7 +6,8 @@ that file, so changing any other pin makes no result out of date.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 from experiment.stage import files
@@ -28,6 +29,7 @@ DECISIVE = (
     "scipy",
     "torch",
 )
+MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where their names differ
 
 
 def check(stage: str) -> None:
@@ -59,11 +61,20 @@ def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
 
 
 def installed(name: str) -> str:
-    """The installed version without build tag, 2.13.0 for 2.13.0+cpu; `none` if not installed."""
+    """The installed version without build tag, 2.13.0 for 2.13.0+cpu; `none` if not installed.
+
+    Another copy of the package, which would be imported in its place, is named by its folder.
+    """
     try:
-        return version(name).partition("+")[0]
+        found = distribution(name)
     except PackageNotFoundError:
         return "none"
+    module = MODULES.get(name, name)
+    spec = find_spec(module)
+    origin = Path(spec.origin or "") if spec else Path()
+    if origin.resolve() != Path(str(found.locate_file(f"{module}/__init__.py"))).resolve():
+        return f"another in {origin.parent}"
+    return found.version.partition("+")[0]
 
 
 def _check(wanted: dict[str, str], path: Path) -> None:

@@ -69,10 +69,10 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values.where(good[..., 0], torch.nan), vectors.where(good, torch.nan)
 
 
-def truncated(matrix: Tensor, rank: int) -> Tensor:
+def truncate(matrix: Tensor, rank: int) -> Tensor:
     """Best approximations of rank `rank` of the matrices (R, n, n), by eigenvectors of G^T G.
 
-    In float32, and without a certificate: the spectrum may be too flat for one.
+    In float32.
     """
     return projected(matrix, spectrum(matrix)[1][..., -rank:])
 

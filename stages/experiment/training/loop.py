@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from experiment.stage.data import Dataset, Split
@@ -19,8 +20,6 @@ from experiment.training import optimizer, progress
 from experiment.training.network import Network, Weights, build, sample_losses
 from experiment.training.optimizer import Hyperparameters
 from experiment.training.work import Result
-
-WEIGHTS = "weights."  # prefix of the names of weights in a result
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class RunConfig:
     purpose: str  # names the random streams: replicates of two purposes are independent
     noise: float = 1.0  # factor on the deviation of a batch's gradient from the full gradient
     batches: str = "batches"  # names the batch-order streams within the purpose
+    schedule: str = "constant"  # of the learning rate: constant, cosine or linear
+    warmup: float = 0.0  # share of the steps in which the learning rate rises
 
     @classmethod
     def of(
@@ -47,7 +48,7 @@ class RunConfig:
         hyperparameters: Hyperparameters,
         purpose: str,
     ) -> Self:
-        """The setting that the parameters describe."""
+        """The configuration that the parameters describe."""
         return cls(
             optimizer=optimizer,
             hyperparameters=hyperparameters,
@@ -58,11 +59,13 @@ class RunConfig:
             device=params.device,
             seed=params.seed,
             purpose=purpose,
+            schedule=params.training.schedule,
+            warmup=params.training.warmup,
         )
 
     def network(self, data: Split) -> Network:
         """The network that is trained on the training samples."""
-        return build(self.model, self.options, data.inputs, data.classes)
+        return build(self.model, self.options, data)
 
 
 class Scores(NamedTuple):
@@ -73,7 +76,7 @@ class Scores(NamedTuple):
 
 
 def train(
-    setting: RunConfig,
+    config: RunConfig,
     network: Network,
     data: Split,
     replicates: Sequence[int],
@@ -85,7 +88,7 @@ def train(
     by the replicate, not by the optimizer, so replicate r of two optimizers is a pair.
 
     Args:
-        setting: how to train.
+        config: how to train.
         network: what to train.
         data: the training samples.
         replicates: their numbers.
@@ -96,32 +99,72 @@ def train(
         They are the live tensors that the next epoch changes.
 
     """
-    x, y = tensors(data, setting.device)
-    drawn = network.initial_weights(
-        [stream(setting.seed, setting.purpose, r, "weights") for r in replicates]
-    )
-    weights = {name: tensor.to(setting.device) for name, tensor in drawn.items()}
+
+    def streams(name: str) -> dict[int, np.random.Generator]:
+        return {r: stream(config.seed, config.purpose, r, name) for r in replicates}
+
+    x, y = tensors(data, config.device)
+    drawn = network.initial_weights(list(streams("weights").values()))
+    weights = {name: tensor.to(config.device) for name, tensor in drawn.items()}
     trained = [weights[name].requires_grad_() for name in network.shapes]
-    stepper = optimizer.create(
-        setting.optimizer, trained, setting.hyperparameters, where="optimizer"
+    steps = config.epochs * math.ceil(len(y) / config.batch_size)
+    steppers = optimizer.create(
+        config.optimizer,
+        trained,
+        config.hyperparameters,
+        "optimizer",
+        streams("optimizer"),
+        optimizer.schedule(config.schedule, config.warmup, steps),
     )
-    orders = [stream(setting.seed, setting.purpose, r, setting.batches) for r in replicates]
+    orders = streams(config.batches).values()
     yield weights
-    for _ in range(setting.epochs):
+    for _ in range(config.epochs):
         order = torch.from_numpy(np.stack([o.permutation(len(y)) for o in orders]))
-        for batch in order.to(setting.device).split(setting.batch_size, dim=1):
-            for weight in trained:
-                weight.grad = None
-            losses = sample_losses(network.logits(weights, x[batch]), y[batch]).mean(1)
-            if setting.noise != 1:
-                everything = sample_losses(network.logits(weights, x), y).mean(1)
-                losses = setting.noise * losses + (1 - setting.noise) * everything
-            # Replicates share no weights, so each gets its own gradient from the sum.
-            losses.sum().backward()
-            if watch is not None:
-                watch(weights)
-            stepper.step()
+        for batch in order.to(config.device).split(config.batch_size, dim=1):
+            gradient = partial(compute_gradient, config.noise, network, weights, x, y, batch)
+            if not steppers[0].needs_closure:
+                gradient()
+                if watch is not None:
+                    watch(weights)
+            for stepper in steppers:
+                stepper.step(gradient)
         yield weights
+
+
+def compute_gradient(
+    noise: float,
+    network: Network,
+    weights: Weights,
+    x: Tensor,
+    y: Tensor,
+    batch: Tensor,
+    replicate: int | None = None,
+) -> Tensor:
+    """Set `.grad` of the trained weights to the gradient of a batch, and return the loss.
+
+    Args:
+        noise: see `RunConfig`.
+        network: what is trained.
+        weights: each (R, ...).
+        x: all samples (N, F).
+        y: their classes (N,).
+        batch: positions (R, B) of the samples of each replicate.
+        replicate: the position of the only one that is computed, or None for all.
+
+    """
+    for name in network.shapes:
+        weights[name].grad = None
+    if replicate is not None:
+        network, part = network.only(replicate), slice(replicate, replicate + 1)
+        weights, batch = {name: weight[part] for name, weight in weights.items()}, batch[part]
+    losses = sample_losses(network.training_logits(weights, x[batch]), y[batch]).mean(1)
+    if noise != 1:
+        everything = sample_losses(network.training_logits(weights, x), y).mean(1)
+        losses = noise * losses + (1 - noise) * everything
+    # Replicates share no weights, so each gets its own gradient from the sum.
+    loss = losses.sum()
+    loss.backward()
+    return loss.detach()
 
 
 def tensors(data: Split, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -142,9 +185,9 @@ def evaluate(network: Network, weights: Weights, data: Split) -> Scores:
 
 @dataclass(frozen=True)
 class Group:
-    """Replicates `first` to `first + size - 1` of a setting, trained together."""
+    """Replicates `first` to `first + size - 1` of a configuration, trained together."""
 
-    setting: RunConfig
+    config: RunConfig
     first: int
     size: int
     train_curve: bool = True  # compute the train loss after every epoch, or only the last
@@ -155,29 +198,11 @@ def train_curves(data: Dataset, group: Group) -> Result:
 
     Returns:
         `validation_loss_nats` and `validation_accuracy_share`, each (R, epochs + 1), from before
-        training to after the last epoch; `train_loss_nats` likewise, or (R, 1) after the last epoch
-        if `train_curve` is false; and the last weights, see `taken_apart`.
+        training to after the last epoch; and `train_loss_nats` likewise, or (R, 1) after the last
+        epoch if `train_curve` is false.
 
     """
-    network, epochs = group.setting.network(data.train), group.setting.epochs
-    replicates = range(group.first, group.first + group.size)
-    curves: dict[str, list[Tensor]] = defaultdict(list)
-    trained = progress.bar(
-        train(group.setting, network, data.train, replicates),
-        total=epochs + 1,
-        unit="epoch",
-        desc=f"replicates {replicates.start} to {replicates.stop - 1}",
-    )
-    for epoch, weights in enumerate(trained):
-        validation = evaluate(network, weights, data.validation)
-        curves["validation_loss_nats"].append(validation.loss)
-        curves["validation_accuracy_share"].append(validation.accuracy)
-        if group.train_curve or epoch == epochs:
-            curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
-    return {
-        **{name: torch.stack(values, dim=1) for name, values in curves.items()},
-        **{f"{WEIGHTS}{name}": tensor.detach().cpu() for name, tensor in weights.items()},
-    }
+    return _trained(data, group)[0]
 
 
 def train_group(data: Dataset, group: Group) -> Result:
@@ -188,20 +213,37 @@ def train_group(data: Dataset, group: Group) -> Result:
         last epoch. The test set is used nowhere else.
 
     """
-    result = train_curves(data, group)
-    weights = {
-        name: weight.to(group.setting.device) for name, weight in taken_apart(result)[0].items()
-    }
-    test = evaluate(group.setting.network(data.train), weights, data.test)
-    return {**result, "test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
+    return _scored(data, group)[0]
 
 
-def taken_apart(result: Result) -> tuple[Weights, dict[str, NDArray[np.float64]]]:
-    """Split a result of `train_curves` or `train_group` into its weights and its other arrays."""
-    weights = {
-        name.removeprefix(WEIGHTS): tensor
-        for name, tensor in result.items()
-        if name.startswith(WEIGHTS)
-    }
-    others = {name: t.numpy() for name, t in result.items() if not name.startswith(WEIGHTS)}
-    return weights, others
+def train_models(data: Dataset, group: Group) -> Result:
+    """What `train_group` returns; and the last weights, named `weights.<name>`."""
+    scores, weights = _scored(data, group)
+    return scores | {f"weights.{name}": weight.cpu() for name, weight in weights.items()}
+
+
+def _scored(data: Dataset, group: Group) -> tuple[Result, Weights]:
+    curves, weights, network = _trained(data, group)
+    test = evaluate(network, weights, data.test)
+    scores = {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
+    return curves | scores, weights
+
+
+def _trained(data: Dataset, group: Group) -> tuple[Result, Weights, Network]:
+    network, epochs = group.config.network(data.train), group.config.epochs
+    replicates = range(group.first, group.first + group.size)
+    curves: dict[str, list[Tensor]] = defaultdict(list)
+    trained = progress.bar(
+        train(group.config, network, data.train, replicates),
+        total=epochs + 1,
+        unit="epoch",
+        desc=f"replicates {replicates.start} to {replicates.stop - 1}",
+    )
+    for epoch, weights in enumerate(trained):
+        validation = evaluate(network, weights, data.validation)
+        curves["validation_loss_nats"].append(validation.loss)
+        curves["validation_accuracy_share"].append(validation.accuracy)
+        if group.train_curve or epoch == epochs:
+            curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
+    result = {name: torch.stack(values, dim=1) for name, values in curves.items()}
+    return result, {name: weight.detach() for name, weight in weights.items()}, network

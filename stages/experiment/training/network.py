@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import multiprocessing
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from functools import cache
+from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional
+from torch.nn.parameter import UninitializedParameter
 
 from experiment.stage import plugins
-from experiment.stage.errors import UserError
+from experiment.stage.data import Split
+from experiment.stage.errors import UserError, reason
 from experiment.stage.params import Model
+from experiment.training.generators import Generators
 
 Weights = dict[str, Tensor]
 
-STACKABLE = (
-    "a torch.nn.Module of samples (B, inputs) that returns class scores (B, classes), draws "
-    "nothing at random, and keeps no statistics: LayerNorm or GroupNorm instead of BatchNorm, "
-    "no dropout"
-)
+ALLOWED = "a torch.nn.Module that takes samples (B, inputs) and returns class scores (B, classes)"
 
 
 class Network(ABC):
@@ -52,6 +57,14 @@ class Network(ABC):
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """Class scores (R, B, C) of the samples x: (R, B, F), or (B, F) for all replicates."""
 
+    def training_logits(self, weights: Weights, x: Tensor) -> Tensor:
+        """`logits` as training needs them: with dropout, for example, and updated statistics."""
+        return self.logits(weights, x)
+
+    def only(self, replicate: int) -> Network:  # noqa: ARG002 - most networks are stateless
+        """The network for weights (1, ...) that are those of one replicate."""
+        return self
+
 
 class StackedNetwork(Network):
     """A network of linear layers and convolutions, written for stacked weights.
@@ -77,113 +90,210 @@ class StackedNetwork(Network):
 
 
 class ModuleNetwork(Network):
-    """Any `torch.nn.Module`, stacked by `torch.func`.
+    """Any `torch.nn.Module` that `torch.func` can stack.
 
     Up to rounding, a replicate equals the same module trained alone. It uses torch's own products,
     whose last bits may differ between processors.
 
     Args:
-        create: makes the module; it draws initial weights from torch's global generator, which is
-            seeded from the stream of a replicate and restored afterwards.
+        create: makes the module; it draws initial weights from the global generators, which are
+            seeded from the stream of a replicate.
 
     """
 
     def __init__(self, create: Callable[[], nn.Module]) -> None:
         self._create = create
-        module = self.drawn(np.random.default_rng(0))
+        self._module = self.drawn(np.random.default_rng(0))[0]
         self.shapes = {
             name: tuple(weight.shape)
-            for name, weight in module.named_parameters()
+            for name, weight in self._module.named_parameters()
             if weight.requires_grad
         }
-        self._module = module.to("meta")
 
-    def drawn(self, stream: np.random.Generator) -> nn.Module:
-        """The module of one replicate; torch's global generator stays as it is."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(stream.integers(2**63)))
-            return self._create()
+    def drawn(self, stream: np.random.Generator) -> tuple[nn.Module, Generators]:
+        """The module of one replicate, and the generators that it goes on drawing from."""
+        generators = Generators(int(stream.integers(2**63)))
+        with generators.active():
+            return self._create(), generators
 
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
         """Draw one module from each stream; its buffers follow its parameters."""
-        modules = [self.drawn(stream) for stream in streams]
-        parameters, buffers = stack_module_state(modules)
+        return self._stacked([self.drawn(stream)[0] for stream in streams])
+
+    def _stacked(self, modules: Sequence[nn.Module]) -> Weights:
+        parameters, buffers = stack_module_state(list(modules))
         return {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`."""
 
         def one(own: Weights, samples: Tensor) -> Tensor:
-            return cast(Tensor, functional_call(self._module, own, (samples,)))
+            return _called(self._module, own, samples)[0]
 
-        return torch.vmap(one, in_dims=(0, 0 if x.ndim == 3 else None))(weights, x)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return torch.vmap(one, in_dims=(0, 0 if x.ndim == 3 else None))(weights, x)
 
 
-def build(name: str, options: Mapping[str, Any], inputs: int, classes: int) -> Network:
+class SeparateNetwork(ModuleNetwork):
+    """Any other `torch.nn.Module`, with one module for each replicate.
+
+    A replicate has the bits of the same module trained alone: it draws from generators of its own,
+    keeps its own statistics in its slices of the weights, and is evaluated in evaluation mode. The
+    modules are those of the last call of `initial_weights`.
+    """
+
+    _replicates: Sequence[tuple[nn.Module, Generators]]
+
+    def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
+        """Draw one module from each stream; its buffers follow its parameters."""
+        self._replicates = [self.drawn(stream) for stream in streams]
+        return self._stacked([module for module, _ in self._replicates])
+
+    def only(self, replicate: int) -> Network:
+        """See `Network.only`."""
+        alone = copy.copy(self)
+        alone._replicates = self._replicates[replicate : replicate + 1]
+        return alone
+
+    def logits(self, weights: Weights, x: Tensor) -> Tensor:
+        """See `Network.logits`; nothing that the modules draw or change is kept."""
+        copies = {name: weight.clone() for name, weight in weights.items()}
+        return self._logits(copies, x, training=False)
+
+    def training_logits(self, weights: Weights, x: Tensor) -> Tensor:
+        """See `Network.training_logits`."""
+        return self._logits(weights, x, training=True)
+
+    def _logits(self, weights: Weights, x: Tensor, *, training: bool) -> Tensor:
+        # Gradients of the slices that unbind returns are stacked at once; it forbids writing.
+        slices = {
+            name: weight.unbind() if weight.requires_grad else list(weight)
+            for name, weight in weights.items()
+        }
+        scores = []
+        for r, (module, generators) in enumerate(self._replicates):
+            own = {name: parts[r] for name, parts in slices.items()}
+            with generators.active(advance=training):
+                found, buffers = _called(module.train(training), own, x if x.ndim == 2 else x[r])
+            scores.append(found)
+            for name, buffer in buffers.items():
+                if buffer is not own[name]:
+                    own[name].copy_(buffer.detach())
+        return torch.stack(scores)
+
+
+class _WithBuffers(nn.Module):
+    """A module that also returns its buffers, which it may have replaced by new ones."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Weights]:
+        scores = self.module(x)
+        return scores, dict(self.module.named_buffers())
+
+
+def _called(module: nn.Module, own: Weights, x: Tensor) -> tuple[Tensor, Weights]:
+    """The scores of a module with these weights, and its buffers after the call."""
+    # Each place once, even where modules or tensors are shared: `functional_call` would not put a
+    # tensor back in the place of another that a module has under two names.
+    first: dict[int, str] = {}
+    given = {
+        f"module.{name}": own[first.setdefault(id(tensor), name)]
+        for prefix, part in module.named_modules()
+        for tensors in (part.named_parameters, part.named_buffers)
+        for name, tensor in tensors(prefix, recurse=False, remove_duplicate=False)
+    }
+    return functional_call(_WithBuffers(module), given, (x,), tie_weights=False)
+
+
+def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     """The network that a module of `experiment.networks` makes.
+
+    A torch module is tried on a few samples, and stacked if that gives what it computes alone.
 
     Args:
         name: name of the module.
         options: the keys under `model` in params.yaml; the module gets those that it takes.
-        inputs: numbers per sample.
-        classes: number of classes.
+        data: the training samples.
 
     Raises:
-        UserError: there is no such module, it does not take the options, or its network cannot be
-            stacked.
+        UserError: there is no such module, it does not take the options, or its network does not
+            compute class scores.
 
     """
     module = plugins.module("networks", name, "params.yaml: model.name")
     create = plugins.function("networks", name, module)
-    given = plugins.arguments(
-        create, options, Model.model_fields, "params.yaml: model", inputs, classes
-    )
+    size = data.inputs, data.classes
+    given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model", *size)
     where = f"stages/experiment/networks/{name}.py"
+    samples = torch.from_numpy(data.x[:3])
     try:
-        with torch.random.fork_rng(devices=[]):
-            made = create(inputs, classes, **given)
-    except ValueError as error:
+        with Generators(0).active():
+            made = create(*size, **given)
+    except Exception as error:
         raise UserError(
-            f"{where} refuses {inputs} inputs and {classes} classes with {given}: {error}; "
-            "allowed: what it takes"
+            f"{where} refuses {data.inputs} inputs and {data.classes} classes with {given}: "
+            f"{reason(error)}"
         ) from None
     if isinstance(made, Network):
         return made
     if not isinstance(made, nn.Module):
-        raise UserError(f"{where} makes a {type(made).__name__}; allowed: {STACKABLE}")
-    if not any(weight.requires_grad for weight in made.parameters()):
-        raise UserError(f"{where} has nothing to train; allowed: {STACKABLE}")
-    network = ModuleNetwork(lambda: create(inputs, classes, **given))
+        raise UserError(f"{where} makes a {type(made).__name__}; allowed: {ALLOWED}")
+
+    def complete() -> nn.Module:
+        module: nn.Module = create(*size, **given)
+        if any(isinstance(weight, UninitializedParameter) for weight in module.parameters()):
+            with torch.no_grad():
+                module.eval()(samples)  # lazy layers learn their shapes
+        return module.train()
+
     try:
-        _try_out(network, inputs, classes, where)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where} with {given}: {reason[:300]}; allowed: {STACKABLE}") from None
-    return network
-
-
-@torch.no_grad()
-def _try_out(network: ModuleNetwork, inputs: int, classes: int, where: str) -> None:
-    """Raise UserError if the stacked modules do not compute what each does alone."""
-    x = torch.randn(3, inputs, generator=torch.Generator().manual_seed(0))
-    scores = network.logits(network.initial_weights([np.random.default_rng(s) for s in (0, 1)]), x)
-    if scores.shape != (2, 3, classes):
+        separate = SeparateNetwork(complete)
+        if not separate.shapes:
+            raise UserError(f"{where} has nothing to train; allowed: {ALLOWED}")
+        expected = _results(separate, samples)
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where} with {given}: {reason(error)}; allowed: {ALLOWED}") from None
+    if (shape := tuple(expected[0].shape[1:])) != (len(samples), data.classes):
         raise UserError(
-            f"{where} returns scores of shape {tuple(scores.shape[1:])} for 3 samples; "
-            f"allowed: (3, {classes})"
+            f"{where} returns scores of shape {shape} for {len(samples)} samples; "
+            f"allowed: ({len(samples)}, {data.classes})"
         )
-    for stacked, seed in zip(scores, (0, 1), strict=True):
-        alone = network.drawn(np.random.default_rng(seed))
-        before = {name: buffer.clone() for name, buffer in alone.named_buffers()}
-        expected = alone(x)
-        for name, buffer in alone.named_buffers():
-            if not torch.equal(buffer, before[name]):
-                raise UserError(f"{where} changes its buffer {name}; allowed: {STACKABLE}")
-        if not torch.allclose(stacked, expected, rtol=1e-3, atol=1e-4):
-            raise UserError(
-                f"{where} gives other scores in a stack than alone, as with a tensor that is "
-                f"neither parameter nor buffer; allowed: {STACKABLE}"
-            )
+    stacked = ModuleNetwork(complete)
+    try:
+        found = _results(stacked, samples)
+        if all(
+            torch.allclose(ours, alone, rtol=1e-3, atol=1e-4, equal_nan=True)
+            for ours, alone in zip(found, expected, strict=True)
+        ):
+            return stacked
+        why = "it would compute something else than alone"
+    except Exception as error:
+        why = shorten(str(error), width=100)
+    _say(f"{where}: slower, one replicate at a time, as torch.func cannot stack it ({why})")
+    return separate
+
+
+def _results(network: ModuleNetwork, x: Tensor) -> list[Tensor]:
+    """What two replicates compute in a step and after it, on the samples (B, F)."""
+    weights = network.initial_weights([np.random.default_rng(seed) for seed in (0, 1)])
+    trained = [weights[name].requires_grad_() for name in network.shapes]
+    scores = network.training_logits(weights, x.expand(2, *x.shape))
+    gradients = torch.autograd.grad(scores.square().sum(), trained, materialize_grads=True)
+    with torch.no_grad():
+        return [scores, network.logits(weights, x), *gradients, *weights.values()]
+
+
+@cache
+def _say(line: str) -> None:
+    """Print a line once, and only in the process that the user started."""
+    if multiprocessing.parent_process() is None:
+        print(line, file=sys.stderr)
 
 
 def sample_losses(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,35 +1,69 @@
-"""Optimizers for stacked replicates: those that keep them apart, and any other torch optimizer."""
+"""Optimizers for stacked replicates: one for the whole stack, or one for each replicate."""
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
-from textwrap import shorten
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from experiment.stage import plugins
-from experiment.stage.errors import UserError
+from experiment.stage.errors import UserError, reason
 from experiment.stage.randomness import stream
+from experiment.training.generators import Generators
 from experiment.training.network import Network
 
 Hyperparameters = Mapping[str, Any]
+# Factor on the learning rate at a step, counted from 0.
+Schedule = Callable[[int], float]
+# Computes `.grad` of the weights, of one replicate or of all (None), and returns the loss.
+Gradient = Callable[[int | None], Tensor]
+
+# Steps of a trial; an optimizer may leave the weights as they are for some of them.
+TRIAL_STEPS = 10
 
 
-class Stepper(Protocol):
-    """What the training loop needs from an optimizer."""
+def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
+    """The factor on the learning rate at each step, from 0; None if it is always 1.
 
-    def step(self) -> object:
-        """Update the weights from their `.grad`."""
+    It rises linearly to 1 in the share `warmup` of the steps. From there it stays (`constant`) or
+    falls to 0 at the end of the last step (`cosine`, `linear`).
+    """
+    rising = round(warmup * steps)
+    if shape == "constant" and rising == 0:
+        return None
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        done = (step - rising) / max(steps - rising, 1)
+        falling = {
+            "constant": 1.0,
+            "linear": 1 - done,
+            "cosine": (1 + math.cos(math.pi * done)) / 2,
+        }
+        return falling[shape]
+
+    return factor
 
 
 def create(
-    name: str, weights: Sequence[Tensor], hyperparameters: Hyperparameters, where: str
-) -> Stepper:
-    """An optimizer for stacked weights, each (R, ...).
+    name: str,
+    weights: Sequence[Tensor],
+    hyperparameters: Hyperparameters,
+    where: str,
+    streams: Mapping[int, np.random.Generator],
+    factor: Schedule | None = None,
+) -> list[Stepper]:
+    """Optimizers for stacked weights, each (R, ...).
 
     Args:
         name: a module in `experiment.optimizers`, or the dotted name of a class or function that
@@ -37,76 +71,162 @@ def create(
         weights: the trained weights.
         hyperparameters: its keyword arguments, `lr` among them.
         where: the key whose value is the name, for messages.
+        streams: the random stream of each replicate's optimizer, by the number of the replicate.
+        factor: the schedule of the learning rate.
 
     Raises:
         UserError: there is no such optimizer.
 
     """
     if "." in name:
-        return PerReplicate(_imported(name, where), weights, hyperparameters)
-    module = plugins.module("optimizers", name, where)
-    make = plugins.function("optimizers", name, module)
-    if getattr(module, "STACKED", False):
-        stacked: Stepper = make(weights, **hyperparameters)
-        return stacked
-    return PerReplicate(make, weights, hyperparameters)
+        make, stacked = imported(name, where), False
+    else:
+        module = plugins.module("optimizers", name, where)
+        make = plugins.function("optimizers", name, module)
+        stacked = getattr(module, "STACKED", False)
+    numbers: list[Any] = [list(streams)] if stacked else list(streams)
+    return [
+        Stepper(
+            f"{name} with {dict(hyperparameters)}: replicate {number}",
+            partial(make, **hyperparameters),
+            weights,
+            None if stacked else position,
+            Generators(int(own.integers(2**63))),
+            factor,
+        )
+        for position, (number, own) in enumerate(zip(numbers, streams.values(), strict=False))
+    ]
 
 
-def _imported(name: str, where: str) -> Callable[..., Any]:
+def imported(name: str, where: str) -> Callable[..., Any]:
+    """The class or function with a dotted name; UserError if there is none."""
     module, _, attribute = name.rpartition(".")
     try:
         found: Callable[..., Any] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:
         raise UserError(
             f"{where} = {name!r}; allowed: a module in stages/experiment/optimizers, or the dotted "
-            f"name of a class, such as torch.optim.RMSprop ({error})"
+            f"name of a class, such as torch.optim.RMSprop ({reason(error)})"
         ) from None
     return found
 
 
-class PerReplicate:
-    """A separate optimizer for each replicate, on views of its slices of the stacked weights.
+def filtered(
+    optimizer: torch.optim.Optimizer, gradient_filter: Callable[[], None]
+) -> torch.optim.Optimizer:
+    """The optimizer, with a filter that changes the gradients before each of its steps."""
+    if needs_closure(optimizer):
+        # It computes its gradients within the step, after the filter.
+        raise TypeError(f"{type(optimizer).__name__} needs a closure, and cannot be filtered")
+    optimizer.register_step_pre_hook(lambda *_: gradient_filter())
+    return optimizer
 
-    Each replicate is therefore trained as if alone, whatever its optimizer does.
+
+def needs_closure(optimizer: Any) -> bool:  # noqa: ANN401 - anything with a step
+    """Whether each step computes the loss and the gradient itself, as that of LBFGS does."""
+    closure = signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is Parameter.empty
+
+
+class Stepper:
+    """An optimizer of all replicates together, or of one on views of its slices of the weights.
+
+    A replicate with an optimizer of its own is trained as if alone, whatever that optimizer does.
 
     Args:
-        make: called with the parameters of one replicate; it returns an optimizer, or a list of
-            optimizers that divide the parameters among them.
+        description: for messages.
+        make: called with the parameters; it returns an optimizer, or a list of optimizers that
+            divide the parameters among them.
         weights: each (R, ...).
-        hyperparameters: further arguments of `make`.
+        replicate: the position of the replicate, or None for all.
+        generators: which the optimizer draws from.
+        factor: the schedule of the learning rate.
 
     """
 
     def __init__(
         self,
-        make: Callable[..., Any],
+        description: str,
+        make: Callable[[Sequence[Tensor]], Any],
         weights: Sequence[Tensor],
-        hyperparameters: Hyperparameters,
+        replicate: int | None,
+        generators: Generators,
+        factor: Schedule | None,
     ) -> None:
+        self._description = description
         self._weights = weights
-        self._parameters = [
-            [nn.Parameter(weight.detach()[r]) for weight in weights] for r in range(len(weights[0]))
-        ]
-        self._optimizers: list[torch.optim.Optimizer] = []
-        for parameters in self._parameters:
-            made = make(parameters, **hyperparameters)
-            self._optimizers += made if isinstance(made, list) else [made]
+        self._replicate = replicate
+        self._generators = generators
+        self._parameters = weights
+        if replicate is not None:
+            self._parameters = [nn.Parameter(weight.detach()[replicate]) for weight in weights]
+        with generators.active():
+            made = make(self._parameters)
+        self._optimizers = made if isinstance(made, list) else [made]
         for optimizer in self._optimizers:
-            step = signature(optimizer.step).parameters
-            closure = step.get("closure")
-            if closure is not None and closure.default is Parameter.empty:
-                raise TypeError(f"{type(optimizer).__name__} needs a closure at each step")
+            if not callable(getattr(optimizer, "step", None)):
+                raise TypeError(f"a {type(optimizer).__name__} is made, which is no optimizer")
+        self.needs_closure = any(map(needs_closure, self._optimizers))
+        self._schedules = [LambdaLR(one, factor) for one in self._optimizers] if factor else []
+        self._failed = False
 
-    def step(self) -> None:
-        """Take the step of every replicate."""
-        for r, parameters in enumerate(self._parameters):
-            for parameter, weight in zip(parameters, self._weights, strict=True):
-                parameter.grad = None if weight.grad is None else weight.grad[r]
-        for optimizer in self._optimizers:
-            optimizer.step()
+    def step(self, gradient: Gradient) -> None:
+        """Update the weights; if the optimizer fails, they become NaN, as those that diverge.
+
+        Args:
+            gradient: for an optimizer that needs a closure; for others, `.grad` is set.
+
+        """
+        if self._failed:
+            return
+        try:
+            self.try_step(gradient)
+        except Exception as error:
+            self._failed = True
+            for weight in self._weights:
+                weight.detach()[... if self._replicate is None else self._replicate] = torch.nan
+            print(f"{self._description} counts as diverged: {reason(error)}", file=sys.stderr)
+
+    def try_step(self, gradient: Gradient) -> None:
+        """Update the weights, or raise what the optimizer raises."""
+
+        @torch.enable_grad()
+        def closure() -> Tensor:
+            self._write_back()
+            loss = gradient(self._replicate)
+            self._read_gradients()
+            return loss
+
+        self._read_gradients()
+        with self._generators.active():
+            for optimizer in self._optimizers:
+                optimizer.step(*([closure] if self.needs_closure else []))
+        self._write_back()
+        for one in self._schedules:
+            one.step()
+
+    def _read_gradients(self) -> None:
+        if self._replicate is not None:
+            for parameter, weight in zip(self._parameters, self._weights, strict=True):
+                parameter.grad = None if weight.grad is None else weight.grad[self._replicate]
+
+    def _write_back(self) -> None:
+        """Copy parameters whose memory the optimizer has replaced, as by `p.data = ...`."""
+        if self._replicate is not None:
+            for parameter, weight in zip(self._parameters, self._weights, strict=True):
+                own = weight.detach()[self._replicate]
+                if parameter.data_ptr() != own.data_ptr():
+                    own.copy_(parameter.detach())
 
 
-def check(name: str, hyperparameters: Hyperparameters, network: Network, where: str) -> None:
+def check(
+    name: str,
+    hyperparameters: Hyperparameters,
+    network: Network,
+    where: str,
+    *,
+    scheduled: bool = False,
+) -> None:
     """Reject an optimizer or hyperparameters that cannot train the network, before training.
 
     Args:
@@ -114,6 +234,7 @@ def check(name: str, hyperparameters: Hyperparameters, network: Network, where: 
         hyperparameters: its keyword arguments, `lr` among them.
         network: what to train.
         where: the section that sets them, for messages.
+        scheduled: whether the learning rate has a schedule.
 
     Raises:
         UserError: the message names the rank, or all hyperparameters if the optimizer refused them.
@@ -126,16 +247,30 @@ def check(name: str, hyperparameters: Hyperparameters, network: Network, where: 
             f"{where}.hyperparameters.rank = {rank}; allowed: a whole number from 1 to "
             f"{network.matrix_side} (the side of the gradient matrix)"
         )
-    drawn = network.initial_weights([stream(0, "check")])
+    streams = {r: stream(r, "check") for r in range(2)}
+    drawn = network.initial_weights(list(streams.values()))
     weights = [drawn[weight].requires_grad_() for weight in network.shapes]
-    for weight in weights:
-        weight.grad = weight.detach().clone()  # any gradient will do
+    before = [weight.detach().clone() for weight in weights]
+
+    def gradient(_: int | None = None) -> Tensor:
+        # That of half the sum of squares; any other would do.
+        for weight in weights:
+            weight.grad = weight.detach().clone()
+        return torch.stack([weight.detach().square().sum() / 2 for weight in weights]).sum()
+
     try:
-        # Some arguments are checked only at the first step.
-        create(name, weights, hyperparameters, f"{where}.optimizer").step()
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        reason = shorten(str(error), width=300)
+        factor = schedule("linear", 0, TRIAL_STEPS) if scheduled else None
+        steppers = create(name, weights, hyperparameters, f"{where}.optimizer", streams, factor)
+        for _ in range(TRIAL_STEPS):  # some arguments are checked only at the first step
+            gradient()
+            for stepper in steppers:
+                stepper.try_step(gradient)
+        if all(map(torch.equal, weights, before)):
+            raise ValueError(f"{TRIAL_STEPS} steps leave all parameters as they were")
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(
-            f"{where}.hyperparameters = {given}; allowed: what {name} takes, for dense gradients "
-            f"and without a closure ({reason})"
+            f"{where}.hyperparameters = {given}; allowed: what {name} takes, to train the network "
+            f"({reason(error)})"
         ) from None

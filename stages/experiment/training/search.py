@@ -1,4 +1,4 @@
-"""The search for the learning rate and rank with the lowest validation loss."""
+"""The search for the hyperparameters with the lowest validation loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 import pandas as pd
@@ -15,8 +15,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.params import Tune
+from experiment.stage.params import Params
 from experiment.stage.randomness import stream
+from experiment.stage.schema import Interval, SearchInterval
 from experiment.training import progress
 from experiment.training.loop import RunConfig, evaluate, train
 from experiment.training.optimizer import Hyperparameters
@@ -40,41 +41,61 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialTask:
-    """A point to evaluate: a setting, trained with each of `replicates` seeds."""
+    """A point to evaluate, trained with each of `replicates` seeds."""
 
-    setting: RunConfig
+    config: RunConfig
     replicates: int
 
 
-def search_space(optimizer: str, intervals: Tune, rank: int | str, side: int) -> Space:
-    """What a search varies: `lr`, and for LRG-Adam also `rank` if it is tuned.
+def hyperparameters(
+    params: Params, optimizer: str
+) -> tuple[dict[str, Any], dict[str, SearchInterval]]:
+    """The hyperparameters of adam or lrg_adam that the parameters fix, and those to search."""
+    given = {"lr": params.tune.lr, **getattr(params, optimizer)}
+    if optimizer == "lrg_adam":
+        rank = params.tune.rank if params.rank == "tuned" else params.rank
+        given = {"lr": params.tune.lr, "rank": rank, **params.lrg_adam}
+    searched = {name: one for name, one in given.items() if isinstance(one, SearchInterval)}
+    return {name: one for name, one in given.items() if name not in searched}, searched
+
+
+def search_space(intervals: Mapping[str, SearchInterval], side: int) -> Space:
+    """What a search varies.
 
     Args:
-        optimizer: adam or lrg_adam.
-        intervals: of the learning rate and the rank.
-        rank: `tuned`, or a fixed rank.
-        side: of the gradient matrix.
+        intervals: by hyperparameter; those of the learning rate and the rank are logarithmic.
+        side: of the gradient matrix; the rank `full` is one less.
 
     """
-    space: dict[str, Distribution] = {
-        "lr": FloatDistribution(intervals.lr.low, intervals.lr.high, log=True)
-    }
-    if optimizer == "lrg_adam" and rank == "tuned":
-        low, high = intervals.rank.low, intervals.rank.high
-        space["rank"] = IntDistribution(low, side - 1 if high == "full" else high, log=True)
+    space: dict[str, Distribution] = {}
+    for name, interval in intervals.items():
+        low, high = interval.low, side - 1 if interval.high == "full" else interval.high
+        whole = isinstance(low, int) and isinstance(high, int)
+        kind = IntDistribution if whole else FloatDistribution
+        log = interval.log if isinstance(interval, Interval) else True
+        space[name] = kind(low, high, log=log)
     return space
 
 
 def train_trials(
-    work: Work[Dataset], setting: RunConfig, space: Space, how: Tune, seed: int
+    work: Work[Dataset],
+    config: RunConfig,
+    space: Space,
+    *,
+    trials: int,
+    wave: int,
+    replicates: int,
+    seed: int,
 ) -> list[Trial]:
-    """Search by training; a trial's loss is the mean over `how.replicates` seeds.
+    """Search by training; a trial's loss is the mean over replicates.
 
     Args:
         work: runs the trials in parallel.
-        setting: how to train, with the hyperparameters that the search does not vary.
+        config: how to train, with the hyperparameters that the search does not vary.
         space: those that it varies.
-        how: numbers of trials, of trials proposed at once, and of seeds.
+        trials: number of points evaluated.
+        wave: number of points proposed at once.
+        replicates: number of seeds that each point is trained with.
         seed: root of the sampler's random streams.
 
     """
@@ -82,25 +103,23 @@ def train_trials(
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
         tasks = [
             TrialTask(
-                replace(setting, hyperparameters={**setting.hyperparameters, **point}),
-                how.replicates,
+                replace(config, hyperparameters={**config.hyperparameters, **point}), replicates
             )
             for point in points
         ]
         results = work.run(evaluate_trial, tasks)
         return [float(result["validation_loss_nats"].mean()) for result in results]
 
-    return search(space, losses, trials=how.trials, wave=how.wave, seed=seed)
+    return search(space, losses, trials=trials, wave=wave, seed=seed)
 
 
-def table(trials: Sequence[Trial], fixed: Hyperparameters) -> pd.DataFrame:
-    """One row per trial, with the fixed hyperparameters and the best loss so far."""
+def table(trials: Sequence[Trial], rank: int | None = None) -> pd.DataFrame:
+    """One row per trial, with the best loss so far; `rank` is that of all if it is fixed."""
     rows = pd.DataFrame(
         {
             "trial": number,
             "lr": None,
-            "rank": None,
-            **fixed,
+            "rank": rank,
             **trial.hyperparameters,
             "trial_loss_nats": trial.validation_loss,
         }
@@ -112,10 +131,10 @@ def table(trials: Sequence[Trial], fixed: Hyperparameters) -> pd.DataFrame:
 
 def evaluate_trial(data: Dataset, task: TrialTask) -> Result:
     """Validation loss (R,) of every replicate after the last epoch. The test set is not used."""
-    network = task.setting.network(data.train)
-    epochs = train(task.setting, network, data.train, range(task.replicates))
+    network = task.config.network(data.train)
+    epochs = train(task.config, network, data.train, range(task.replicates))
     for weights in progress.bar(
-        epochs, total=task.setting.epochs + 1, unit="epoch", desc=f"{task.setting.hyperparameters}"
+        epochs, total=task.config.epochs + 1, unit="epoch", desc=f"{task.config.hyperparameters}"
     ):
         last = weights
     return {"validation_loss_nats": evaluate(network, last, data.validation).loss}
@@ -190,15 +209,17 @@ def _at_edge(interval: Distribution, value: float) -> bool:
     return min(at - low, high - at) <= EDGE * (high - low)
 
 
-def read_best(optimizer: str) -> dict[str, float]:
-    """Read metrics/tune_<optimizer>.json: the tuned `lr`, and for LRG-Adam also `rank`."""
+def read_best(params: Params, optimizer: str) -> Hyperparameters:
+    """The fixed hyperparameters and those in metrics/tune_<optimizer>.json."""
     path = Path(f"metrics/tune_{optimizer}.json")
     best = files.read_json(path, "best")["best"]
-    names = ["lr", "rank"] if optimizer == "lrg_adam" else ["lr"]
+    fixed, searched = hyperparameters(params, optimizer)
+    names = searched.keys() | fixed.keys() & {"rank"}
     if (
         not isinstance(best, dict)
-        or sorted(best) != names
-        or not all(type(value) in (int, float) and value > 0 for value in best.values())
+        or best.keys() != names
+        or not all(type(value) in (int, float) for value in best.values())
     ):
-        raise UserError(f"{path}: best = {best!r}; allowed: a number for {' and '.join(names)}")
-    return best
+        allowed = ", ".join(sorted(names))
+        raise UserError(f"{path}: best = {best!r}; allowed: a number for each of {allowed}")
+    return {**fixed, **best}

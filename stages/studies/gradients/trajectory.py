@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
 from scipy import stats
 
 from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.stage.params import TrainingParams
+from experiment.stage.params import Data
 from experiment.stage.randomness import stream
-from experiment.stage.schema import Ascending, Section, Whole, whole
-from experiment.training.loop import RunConfig
 from experiment.training.work import Work, merged, spans
-from studies.gradients.look import Look, Samples, look, noise_energy
-from studies.training import shared
-from studies.training.arm import read_data
-from studies.training.arms import as_list, data_of, tuned
-from studies.training.words import parse
+from studies.gradients.analysis import GradientTask, Samples, analyse, noise_energy
+from studies.training.arm import config
+from studies.training.arms import (
+    SETTINGS,
+    SETTINGS_OF_ARMS,
+    ArmConfig,
+    GradientConfig,
+    read_data,
+    tuned,
+)
 
 NULL_DRAWS = 50
 # Quantities in the table, with their units.
 UNITS = {
     "energy": "share",
     "energy_permuted": "share",
-    "raw_cosine_train": "cosine",
     "raw_cosine_fresh": "cosine",
     "cosine_train": "cosine",
     "cosine_fresh": "cosine",
     "cosine_permuted": "cosine",
-    "retention_train": "share",
     "retention_fresh": "share",
-    "leak": "share",
-    "quiet": "share",
-    "step_cosine": "cosine",
     "step_loss_fresh": "nats",
     "step_loss_train": "nats",
     "step_leak": "share",
@@ -50,54 +45,32 @@ UNITS = {
 }
 
 
-class Looks(Section):
-    """How gradients are analysed."""
-
-    ranks: Annotated[
-        list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending, BeforeValidator(as_list)
-    ] = Field(min_length=1, description="an ascending list of whole numbers from 1")
-    epochs: Annotated[
-        list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending, BeforeValidator(as_list)
-    ] = Field(min_length=1, description="an ascending list of whole numbers from 1")
-    replicates: Whole = whole(2, 1_000)
-    group: Whole = whole(1, 1_000)
-    batches: Whole = whole(1, 1_000)
-    fresh_samples: Whole = whole(100, 1_000_000)
-
-
-def looks(params: TrainingParams, given: Looks, arm: str) -> list[Look]:
+def tasks(given: GradientConfig, arm: str) -> list[GradientTask]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     found = tuned(arm)
     trained = found["train"]
     # All trajectories use the same samples and batches. Other optimizers are not inputs of this
     # stage, so that a new one does not make it run again.
-    if (
-        trained["optimizer"] not in ("adam", "lrg_adam")
-        or trained["model"] != "mlp"
-        or trained["noise"] != 1
-    ):
+    if trained["optimizer"] not in ("adam", "lrg_adam") or trained["model"] != "mlp":
         raise UserError(
-            f"gradients.trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp "
-            "without a noise of their own"
+            f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
         )
-    hyperparameters = {"lr": found["lr"], **trained["hyperparameters"]}
-    setting = replace(
-        RunConfig.of(params, trained["optimizer"], hyperparameters, purpose="studies, gradients"),
-        model=trained["model"],
-    )
+    run = config(ArmConfig.model_validate(trained), found["lr"], "studies, gradients")
     for key, values, limit in (
         ("ranks", given.ranks, found["matrix_side"]),
-        ("epochs", given.epochs, params.training.epochs),
+        ("epochs", given.epochs, run.epochs),
     ):
         if max(values) > limit:
-            raise UserError(f"gradients.look.{key} = {values}; allowed: at most {limit}")
+            raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
     return [
-        Look(setting, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        GradientTask(run, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
         for span in spans(given.replicates, given.group)
     ]
 
 
-def table(given: Looks, arm: str, found: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+def table(
+    given: GradientConfig, arm: str, found: Mapping[str, NDArray[np.float64]]
+) -> pd.DataFrame:
     """One row per quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
 
     `found` holds arrays (replicates, epochs, batches, ranks). Intervals are over replicates;
@@ -113,46 +86,44 @@ def table(given: Looks, arm: str, found: Mapping[str, NDArray[np.float64]]) -> p
         for i, epoch in enumerate(["all", *given.epochs]):
             for j, rank in enumerate(given.ranks):
                 row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
-                row |= {"epoch": epoch, "mean": every.mean[i, j]}
+                row |= {"epoch": epoch, "replicates": len(together), "mean": every.mean[i, j]}
                 row |= {"low": every.low[i, j], "high": every.high[i, j]}
                 rows.append(row | {"p_value_uncorrected": p_values[i, j]})
     return pd.DataFrame(rows)
 
 
-def main(arm: str, *words: str) -> None:
+def main(arm: str) -> None:
     """Write metrics/studies/gradients/<arm>.csv.
 
     Args:
         arm: the arm whose trajectory is analysed.
-        words: the settings, see `studies.training.words`.
 
     """
-    params = shared.read()
-    given = parse(Looks, words, "gradients.look: ")
-    where, changes = f"gradients.trajectories: {arm}", tuned(arm)["train"]["data"]
-    data = data_of(params.data, changes, where)
+    given = GradientConfig.model_validate(files.read_json(SETTINGS / "gradients.json"))
+    settings = files.read_json(SETTINGS_OF_ARMS / f"{arm}.json", "train", "data")
+    data = Data.model_validate(settings["data"])
     if data.name != "mnist1d":
         raise UserError(
-            f"data.name = {data.name!r}; the look at gradients generates fresh samples; "
-            "allowed: mnist1d"
+            f"trajectories: {arm}, whose data are {data.name}; allowed: arms on mnist1d, which "
+            "generates fresh samples"
         )
-    tasks = looks(params, given, arm)
-    seed = int(stream(params.seed, "studies, fresh samples").integers(2**31))
+    groups = tasks(given, arm)
+    seed = int(stream(given.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    dataset = read_data(params, changes, where)
+    dataset = read_data(settings["train"]["data"])
     samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
-    side = tasks[0].setting.network(dataset.train).matrix_side
-    spectrum = noise_energy(side, NULL_DRAWS, stream(params.seed, "studies, noise"))
+    side = groups[0].config.network(dataset.train).matrix_side
+    spectrum = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 
     with Work(
         f"studies_gradients_{arm}",
         samples,
-        device=params.device,
-        total=len(tasks),
+        device=given.device,
+        total=len(groups),
         unit="group",
     ) as work:
-        found = merged(work.run(look, tasks))
+        found = merged(work.run(analyse, groups))
         rows = table(given, arm, {name: tensor.numpy() for name, tensor in found.items()})
         rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
         files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)

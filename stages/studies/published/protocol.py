@@ -43,7 +43,7 @@ class Protocol:
     training_samples: tuple[int, ...]
 
 
-class Training(NamedTuple):
+class FinalRun(NamedTuple):
     """A final training run, and the names of its results."""
 
     optimizer: str
@@ -71,7 +71,7 @@ def repeat(data: Dataset, task: Protocol) -> Result:
 
     Returns:
         `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search; and the losses
-        and the accuracy of every `Training`.
+        and the accuracy of every `FinalRun`.
 
     """
     result: Result = {}
@@ -86,26 +86,26 @@ def repeat(data: Dataset, task: Protocol) -> Result:
             result[f"{optimizer}_{name}"] = torch.tensor([value], dtype=torch.float64)
         for samples in task.training_samples:
             for source, hyperparameters in zip(SOURCES, (best, REPORTED[optimizer]), strict=True):
-                training = Training(optimizer, source, samples)
-                losses, accuracy = _final(data, task, training, hyperparameters)
-                result[training.loss] = losses
-                result[training.accuracy] = accuracy
+                run = FinalRun(optimizer, source, samples)
+                losses, accuracy = _final(data, task, run, hyperparameters)
+                result[run.loss] = losses
+                result[run.accuracy] = accuracy
     return result
 
 
 def _final(
-    data: Dataset, task: Protocol, training: Training, hyperparameters: dict[str, Any]
+    data: Dataset, task: Protocol, run: FinalRun, hyperparameters: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Train on the first samples: losses before training and after every epoch, last accuracy."""
-    setting = replace(
-        _setting(task, training.optimizer, hyperparameters, f"final {training.samples}"),
+    config = replace(
+        _config(task, run.optimizer, hyperparameters, f"final {run.samples}"),
         epochs=task.epochs,
         batch_size=task.batch_size,
     )
-    network = setting.network(data.train)
+    network = config.network(data.train)
     scores = [
         evaluate(network, weights, data.validation)
-        for weights in train(setting, network, _first(data, training.samples), [task.sampler])
+        for weights in train(config, network, _first(data, run.samples), [task.sampler])
     ]
     return torch.stack([score.loss for score in scores], dim=1), scores[-1].accuracy
 
@@ -114,7 +114,7 @@ def _first(data: Dataset, samples: int) -> Split:
     return Split(data.train.x[:samples], data.train.y[:samples])
 
 
-def _setting(
+def _config(
     task: Protocol, optimizer: str, hyperparameters: dict[str, Any], batches: str
 ) -> RunConfig:
     # As published, all training runs of an experiment start from the same weights, and each has its
@@ -140,11 +140,11 @@ def _search(data: Dataset, task: Protocol, optimizer: str, space: Space) -> dict
     rows = _first(data, task.tune_samples)
     for number in range(task.trials):
         trial = study.ask(dict(space))
-        setting = _setting(task, optimizer, trial.params, f"trial {number}")
-        network = setting.network(data.train)
+        config = _config(task, optimizer, trial.params, f"trial {number}")
+        network = config.network(data.train)
         losses = [
             float(evaluate(network, weights, rows).loss)
-            for weights in train(setting, network, rows, [task.sampler])
+            for weights in train(config, network, rows, [task.sampler])
         ][1:]
         finite = [loss for loss in losses if math.isfinite(loss)]
         study.tell(trial, min(finite, default=1e9))

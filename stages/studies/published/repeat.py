@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
 from scipy import stats
 
 from experiment.datasets import mnist1d
@@ -16,46 +14,17 @@ from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
-from experiment.stage.schema import Ascending, LearningRates, Section, Whole, whole
 from experiment.training.network import build
 from experiment.training.work import Work, merged
-from studies.published.protocol import SOURCES, Protocol, Training, repeat
-from studies.published.reported import OUTCOMES, REPORTED, RankInterval
-from studies.training import shared
-from studies.training.arms import as_list
-from studies.training.words import parse
-
-PUBLISHED_ROWS = 4000
+from studies.published.protocol import SOURCES, FinalRun, Protocol, repeat
+from studies.published.reported import OUTCOMES, REPORTED
+from studies.training.arms import SETTINGS, ProtocolConfig
 
 
-class Settings(Section):
-    """The settings of the published protocol."""
-
-    samplers: Whole = whole(2, 10_000)
-    hidden: Annotated[list[Annotated[Whole, Field(ge=1, le=4096)]], BeforeValidator(as_list)] = (
-        Field(min_length=1, description="a list of whole numbers from 1 to 4096")
-    )
-    trials: Whole = whole(1, 10_000)
-    tune_samples: Whole = whole(1, PUBLISHED_ROWS)
-    tune_epochs: Whole = whole(1, 10_000)
-    tune_batch_size: Whole = whole(1, PUBLISHED_ROWS)
-    epochs: Whole = whole(1, 10_000)
-    batch_size: Whole = whole(1, PUBLISHED_ROWS)
-    lr: LearningRates
-    rank: RankInterval
-    training_samples: Annotated[
-        list[Annotated[Whole, Field(ge=1, le=PUBLISHED_ROWS)]], Ascending, BeforeValidator(as_list)
-    ] = Field(
-        min_length=1,
-        description=f"an ascending list of whole numbers from 1 to {PUBLISHED_ROWS}",
-    )
-    offline_samples: Whole = whole(10, 100_000)
-
-
-def tasks(seed: int, given: Settings, training_samples: tuple[int, ...]) -> list[Protocol]:
+def tasks(seed: int, given: ProtocolConfig, training_samples: tuple[int, ...]) -> list[Protocol]:
     """One repetition of the experiment per sampler."""
     settings = given.model_dump(
-        exclude={"samplers", "hidden", "lr", "rank", "training_samples", "offline_samples"}
+        include={"trials", "tune_samples", "tune_epochs", "tune_batch_size", "epochs", "batch_size"}
     )
     return [
         Protocol(
@@ -90,10 +59,10 @@ def samplers(
             key = f"{optimizer}_{name}"
             values = np.full(count, value) if source == "reported" else found[key]
             columns[key] = values.astype(int) if name == "rank" else values
-        training = Training(optimizer, source, training_samples)
-        columns[f"{optimizer}_last_loss_nats"] = found[training.loss][:, -1]
-        columns[f"{optimizer}_best_loss_nats"] = found[training.loss].min(axis=1)
-        columns[f"{optimizer}_last_accuracy_share"] = found[training.accuracy]
+        run = FinalRun(optimizer, source, training_samples)
+        columns[f"{optimizer}_last_loss_nats"] = found[run.loss][:, -1]
+        columns[f"{optimizer}_best_loss_nats"] = found[run.loss].min(axis=1)
+        columns[f"{optimizer}_last_accuracy_share"] = found[run.accuracy]
     return pd.DataFrame(columns)
 
 
@@ -122,31 +91,26 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
         row: dict[str, float] = {"samplers": len(part)}
         if hyperparameters == "searched":
             row |= searches_found(part, highest_rank)
-        for outcome in OUTCOMES:
+        for outcome, described in OUTCOMES.items():
             difference = part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"]
             interval = mean_interval(difference)
-            lower = stats.binomtest(int((difference < 0).sum()), len(part)).proportion_ci()
+            better = difference < 0 if described.lower_is_better else difference > 0
+            share = stats.binomtest(int(better.sum()), len(part)).proportion_ci()
             row |= {
                 f"{outcome}_difference": float(interval.mean),
                 f"{outcome}_difference_low": float(interval.low),
                 f"{outcome}_difference_high": float(interval.high),
-                f"{outcome}_lrg_adam_lower_share": float((difference < 0).mean()),
-                f"{outcome}_lrg_adam_lower_share_low": float(lower.low),
-                f"{outcome}_lrg_adam_lower_share_high": float(lower.high),
+                f"{outcome}_lrg_adam_better_share": float(better.mean()),
+                f"{outcome}_lrg_adam_better_share_low": float(share.low),
+                f"{outcome}_lrg_adam_better_share_high": float(share.high),
             }
         found[f"{data_set}_{training_samples}_training_samples_{hyperparameters}"] = row
     return found
 
 
-def main(*words: str) -> None:
-    """Write metrics/studies/published.csv and .json.
-
-    Args:
-        words: the settings, see `studies.training.words`.
-
-    """
-    seed = shared.read().seed
-    given = parse(Settings, words, "published: ")
+def main() -> None:
+    """Write metrics/studies/published.csv and .json."""
+    given = ProtocolConfig.model_validate(files.read_json(SETTINGS / "published.json"))
     arrays = mnist1d.published()
     test = Split(arrays["x_test"], arrays["y_test"])
     published = Dataset(Split(arrays["x"], arrays["y"]), test, test)
@@ -158,7 +122,7 @@ def main(*words: str) -> None:
         "offline": (offline, (len(train.y),)),
     }
     rows = published.train
-    side = build("mlp", {"hidden": given.hidden}, rows.inputs, rows.classes).matrix_side
+    side = build("mlp", {"hidden": given.hidden}, rows).matrix_side
     if given.rank.high > side:
         raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
     tables = []
@@ -170,7 +134,7 @@ def main(*words: str) -> None:
             total=given.samplers,
             unit="sampler",
         ) as work:
-            results = merged(work.run(repeat, tasks(seed, given, training_samples)))
+            results = merged(work.run(repeat, tasks(given.seed, given, training_samples)))
             found = {key: tensor.numpy() for key, tensor in results.items()}
             tables += [
                 samplers(found, name, n, source) for n in training_samples for source in SOURCES

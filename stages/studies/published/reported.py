@@ -1,23 +1,24 @@
 """What the published experiment reported, and the outcomes that a repetition compares."""
 
-from typing import Any
-
-from experiment.stage.schema import SearchInterval, Whole, whole
+from typing import Any, NamedTuple
 
 # The hyperparameters that its searches found, and that it trained with.
 REPORTED: dict[str, dict[str, Any]] = {
     "adam": {"lr": 0.0059},
     "lrg_adam": {"lr": 0.0064, "rank": 20},
 }
+
+
+class Outcome(NamedTuple):
+    """What a final training ends with."""
+
+    label: str
+    unit: str
+    lower_is_better: bool = True
+
+
 OUTCOMES = {
-    "last_loss_nats": "validation loss, last epoch",
-    "best_loss_nats": "validation loss, best epoch",
-    "last_accuracy_share": "validation accuracy, last epoch",
+    "last_loss_nats": Outcome("validation loss, last epoch", "nats"),
+    "best_loss_nats": Outcome("validation loss, best epoch", "nats"),
+    "last_accuracy_share": Outcome("validation accuracy, last epoch", "share", False),
 }
-
-
-class RankInterval(SearchInterval):
-    """Search interval of the rank, ends included."""
-
-    low: Whole = whole(1, 100_000)
-    high: Whole = whole(1, 100_000)

@@ -1,4 +1,4 @@
-"""Compare the arms of one study with their baselines, and plot the differences."""
+"""Compare the arms of one study with their baselines, and plot differences and curves."""
 
 from __future__ import annotations
 
@@ -6,77 +6,170 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiment.report.figures import SERIES, differences, panels
-from experiment.report.measures import MEASURES
+from experiment.report.figures import VERDICTS, differences, line_with_band, panels, series
+from experiment.report.measures import MEASURES, PRIMARY
+from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
-from studies.report.tables import comparisons, of_measure
-from studies.training.arms import STUDIES, Arms, read_arms, read_own
+from studies.report.export import markdown
+from studies.report.tables import comparisons, final_curves, of_measure
+from studies.training.arms import Arms, read_arms, read_own
 
 
-def draw(known: Arms, table: pd.DataFrame, margin_share: float) -> Figure:
-    """One panel per measure, one row per arm: its difference from each arm it is compared with."""
-    arms = list(dict.fromkeys(table["arm"]))
-    several = table.groupby("arm")["against"].nunique().max() > 1
-    series = list(dict.fromkeys(table["against"])) if several else [None]
-    baselines = [known[base].label for base in dict.fromkeys(table["against"])]
-    difference = f"difference from {baselines[0]}" if len(baselines) == 1 else "difference"
-    figure, all_axes = panels(len(MEASURES), rows=2)
-    figure.set_size_inches(11, 3 + 1.1 * len(arms))
-    for place, (axes, measure) in enumerate(zip(all_axes, MEASURES, strict=True)):
-        for i, base in enumerate(series):
-            rows = of_measure(table, measure, base)
-            position = len(arms) - 1 - np.array([arms.index(arm) for arm in rows["arm"]])
-            offset = 0.15 * (len(series) - 1) - 0.3 * i
-            label = None if base is None else f"against {known[base].label}"
-            differences(axes, rows, position + offset, **SERIES[i] | {"label": label})
-            # Each row has its own margin, a share of the baseline's mean.
-            half = 0.15 if several else 0.5
-            for y, margin in zip(position + offset, rows["margin"], strict=True):
-                band = axes.fill_betweenx(
-                    [y - half, y + half], -margin, margin, color="0.9", linewidth=0, zorder=0
-                )
-        band.set_label(f"within {100 * margin_share:g} % of the mean compared with")
-        axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
-        described = MEASURES[measure]
-        better = "left" if described.lower_is_better else "right"
-        axes.set(
-            title=f"{described.label}\n({better} is better)",
-            xlabel=f"{difference} ({described.unit}), 95 % interval",
-            ylim=(-0.6, len(arms) - 0.4),
-        )
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        labels = _row_labels(known, table, several) if place % 2 == 0 else []
-        axes.set_yticks(range(len(arms)), labels)
-        axes.grid(axis="y", visible=False)
-    handles, names = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
+def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
+    """One column per measure, one line per arm: its difference from each baseline, in per cent.
+
+    Arms on other data than their baseline have axes of their own, below the others'.
+    """
+    percent = table.assign(
+        **{
+            column: 100 * table[column] / table["mean_against"]
+            for column in ("difference", "interval_low", "interval_high")
+        }
+    )
+    other = [
+        known[row.arm].train.data != known[row.against].train.data for row in table.itertuples()
+    ]
+    parts = [part for _, part in percent.groupby(other, sort=True)]
+    sizes = [part["arm"].nunique() for part in parts]
+    figure, axes = panels(len(MEASURES) * len(parts), rows=len(parts), heights=sizes)
+    figure.set_size_inches(17, 1.6 + 0.9 * len(parts) + 0.55 * sum(sizes))
+    for row, part in enumerate(parts):
+        for column, measure in enumerate(MEASURES):
+            one = axes[row * len(MEASURES) + column]
+            _draw_measure(one, known, part, measure, margin)
+            one.set_yticks(range(sizes[row]), [] if column else _row_labels(known, part))
+            if row == 0:
+                one.set_title(MEASURES[measure].label)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    counts = sorted(set(table["replicates"]))
+    figure.suptitle(
+        f"mean difference over {' or '.join(map(str, counts))} paired replicates, uncorrected "
+        "95 % interval; to its right the Holm-corrected verdict"
+    )
     return figure
 
 
-def _row_labels(known: Arms, table: pd.DataFrame, several: bool) -> list[str]:
-    """Arms from bottom to top, each with its baseline's name if baselines differ."""
-    own = not several and table["against"].nunique() > 1
-    found = []
+def _draw_measure(
+    axes: Axes, known: Arms, table: pd.DataFrame, measure: str, margin: float
+) -> None:
+    arms = [name for name in known if name in set(table["arm"])]
+    bases = list(dict.fromkeys(table["against"]))
+    several = table.groupby("arm")["against"].nunique().max() > 1
+    axes.axvspan(
+        -100 * margin,
+        100 * margin,
+        color="0.9",
+        linewidth=0,
+        zorder=0,
+        label=f"within {100 * margin:g} % of the baseline's mean",
+    )
+    axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
+    for i, base in enumerate(bases if several else [None]):
+        rows = of_measure(table, measure, base)
+        position = len(arms) - 1 - np.array([arms.index(arm) for arm in rows["arm"]])
+        position = position + (0.15 * (len(bases) - 1) - 0.3 * i if several else 0)
+        label = None
+        if several:
+            label = f"against {known[base].label} at {rows['lr_against'].iloc[0]:g}"
+        differences(axes, rows, position, **series(i) | {"label": label})
+        for y, verdict in zip(position, rows["verdict"], strict=True):
+            axes.text(
+                1.01,
+                y,
+                verdict,
+                color=VERDICTS[verdict],
+                fontsize=8,
+                va="center",
+                transform=axes.get_yaxis_transform(),
+            )
+    better = "left" if MEASURES[measure].lower_is_better else "right"
+    name = f"{known[bases[0]].label}'s" if len(bases) == 1 else "the baseline's"
+    axes.set(
+        xlabel=f"difference in % of {name} mean\n(better to the {better})",
+        ylim=(-0.6, len(arms) - 0.4),
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="y", visible=False)
+
+
+def _row_labels(known: Arms, table: pd.DataFrame) -> list[str]:
+    """Arms from bottom to top, with their learning rates and those of a single baseline."""
+    several = table.groupby("arm")["against"].nunique().max() > 1
+    found = {}
     for row in table.drop_duplicates("arm").itertuples():
-        lr = f"learning rate {row.lr:g}"
-        if own:
-            baseline = known[row.against].label
-            lr += f"\nagainst {baseline}, at {row.lr_against:g}"
-        found.append(f"{row.label}\n{lr}")
-    return found[::-1]
+        edge = ", the edge of its grid" if row.lr_on_boundary else ""
+        lr = f"learning rate {row.lr:g}{edge}"
+        if not several:
+            lr += f"; {known[row.against].label} at {row.lr_against:g}"
+        found[row.arm] = f"{row.label}\n{lr}"
+    return [found[name] for name in known if name in found][::-1]
+
+
+def draw_curves(known: Arms, study: str) -> Figure:
+    """Mean validation loss by epoch with its interval: a panel per baseline, its arms in it."""
+    of_study = {name: arm.against for name, arm in known.items() if arm.study == study}
+    groups: dict[str, list[str]] = {}
+    for name, against in of_study.items():
+        for base in against[:1]:
+            lines = groups.setdefault(base, [])
+            lines += [one for one in (*against, name) if one not in lines]
+    rows = -(-len(groups) // 2)
+    figure, every = panels(len(groups), rows)
+    figure.set_size_inches(7 * min(len(groups), 2), 4 * rows)
+    for axes in every[len(groups) :]:
+        axes.remove()
+    for axes, (base, names) in zip(every, groups.items(), strict=False):
+        early = []
+        for i, name in enumerate(names):
+            curves = final_curves(name)
+            interval = mean_interval(curves)
+            early.append(interval.mean[len(interval.mean) // 5])
+            epochs = range(len(interval.mean))
+            line_with_band(axes, epochs, interval, **series(i) | {"label": known[name].label})
+        axes.set(
+            xlabel="epoch",
+            ylabel="validation loss (nats)",
+            title=f"{known[base].label}, and arms against it\n"
+            f"{len(curves)} replicates, 95 % interval",
+        )
+        # The first fifth of the training would squash the rest.
+        axes.set_ylim(top=max(early))
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def main(study: str) -> None:
-    """Write metrics/studies/<study>.csv and plots/studies/<study>.png (`own` for a user study)."""
+    """Write the table and the figures of a study of arms.yaml or own.yaml.
+
+    A study of arms.yaml has metrics/studies/<study>.csv, plots/studies/<study>.png and
+    plots/studies/<study>_curves.png. Those of own.yaml are in the folders `own`, with the verdicts
+    in metrics/own/<study>.json for `dvc metrics diff`, and are printed.
+    """
     params = read_params()
-    published = study in STUDIES
-    folder = "studies" if published else "own"
-    known = read_arms() if published else read_arms() | read_own()
+    known = read_arms()
+    own = not any(arm.study == study for arm in known.values())
+    folder = "own" if own else "studies"
+    known |= read_own() if own else {}
     table = comparisons(params, study, known)
     files.write_csv(Path(f"metrics/{folder}/{study}.csv"), table)
-    figure = draw(known, table, params.compare.margin)
-    files.write_figure(Path(f"plots/{folder}/{study}.png"), figure)
+    plots = Path(f"plots/{folder}")
+    files.write_figure(plots / f"{study}.png", draw(known, table, params.compare.margin))
+    files.write_figure(plots / f"{study}_curves.png", draw_curves(known, study))
+    if own:
+        summary = {
+            f"{row.arm} against {row.against}": {
+                "difference": row.difference,
+                "interval_95": [row.interval_low, row.interval_high],
+                "verdict": row.verdict,
+            }
+            for row in of_measure(table, PRIMARY).itertuples()
+        }
+        files.write_json(Path(f"metrics/own/{study}.json"), summary)
+        print(markdown(table))

@@ -163,6 +163,8 @@ def draw(arms: dict[str, str]) -> Figure:
     figure, (by_lr, train, trade) = panels(3)
     for i, ((arm, label), style) in enumerate(zip(arms.items(), SERIES, strict=False)):
         found = grid(arm)
+        if i == 0:  # A high rank would cover Adam's line.
+            style = style | {"linewidth": 5, "alpha": 0.4}
         mean = found["validation_loss_nats"].mean(axis=0)
         best = int(np.nanargmin(mean))
         for axes, measure in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
@@ -170,7 +172,7 @@ def draw(arms: dict[str, str]) -> Figure:
             line_with_band(axes, found["lr"], interval, label=label, **style)
         train_loss = found["train_loss_nats"].mean(axis=0)
         trade.plot(train_loss, mean, markersize=4, label=label, **style)
-        # Adam's star, the first, is larger because that of a high rank may cover it.
+        # So it would Adam's star.
         star = {"color": style["color"], "marker": "*", "markersize": 14 if i else 24}
         for axes, x, y in (
             (by_lr, found["lr"], mean),

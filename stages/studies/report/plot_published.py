@@ -1,4 +1,4 @@
-"""Plot what the published protocol finds with many sampler seeds."""
+"""Plot what the published protocol finds with many seeds."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiment.report.figures import OPTIMIZERS, panels, plain_ticks
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from studies.published.reported import OUTCOMES, REPORTED, RankInterval
-from studies.training.words import parse
+from studies.published.reported import OUTCOMES, REPORTED
 
 TEXT = ("data", "hyperparameters")
 
 
-def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
-    """What the searches found, and the differences in loss, with the published result."""
-    figure, (rates, ranks, last, best) = panels(4, rows=2)
+def draw(table: pd.DataFrame) -> Figure:
+    """What the searches found, and how the final trainings differ, with the published result."""
+    figure, axes = panels(6, rows=2)
+    rates, ranks, explained, *ends = axes
+    explained.remove()
     searches = table[(table["data"] == "published") & (table["hyperparameters"] == "searched")]
     searches = searches.drop_duplicates("sampler")
     for optimizer, style in OPTIMIZERS.items():
@@ -41,8 +43,8 @@ def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
     rates.set(
         xscale="log",
         xlabel="best learning rate of a search",
-        ylabel="share of samplers at or below it",
-        title=f"Learning rates that the protocol finds\nwith {len(searches)} samplers",
+        ylabel="share of the searches at or below it",
+        title=f"Learning rates that the protocol finds\nin {len(searches)} searches each",
     )
     plain_ticks(rates.xaxis)
     rates.legend(fontsize=8)
@@ -51,54 +53,59 @@ def draw(table: pd.DataFrame, highest_rank: int) -> Figure:
     ranks.axvline(REPORTED["lrg_adam"]["rank"], color="black", linestyle=":", label="as published")
     ranks.set(
         xlabel="best rank of a search",
-        ylabel="samplers",
-        title=f"RankInterval that the protocol finds\nwhich allows {highest_rank} at most",
+        ylabel="searches",
+        title="Ranks that the protocol finds",
     )
     for axis in (ranks.xaxis, ranks.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     ranks.legend(fontsize=8)
     groups = list(table.groupby(["data", "training_samples", "hyperparameters"], sort=False))[::-1]
-    for axes, outcome in ((last, "last_loss_nats"), (best, "best_loss_nats")):
+    for one, (outcome, described) in zip(ends, OUTCOMES.items(), strict=True):
         for place, (_, part) in enumerate(groups):
-            difference = np.sort(part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
-            axes.plot(
-                difference,
-                place + np.linspace(-0.3, 0.3, len(difference)),
-                "o",
-                color="0.6",
-                markersize=3.5,
-                markerfacecolor="none",
-            )
-            interval = mean_interval(difference)
-            axes.errorbar(
-                interval.mean,
-                place,
-                xerr=interval.high - interval.mean,
-                color="black",
-                marker="D",
-                markersize=5,
-                capsize=4,
-                zorder=3,
-            )
-        axes.axvline(0, color="0.4", linewidth=0.8)
-        axes.grid(axis="y", visible=False)
-        axes.set(
-            xlabel="LRG-Adam minus Adam (nats)",
-            title=f"{OUTCOMES[outcome].capitalize()}\nleft of 0 LRG-Adam is lower",
+            _draw_differences(one, place, part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
+        one.axvline(0, color="0.4", linewidth=0.8)
+        one.grid(axis="y", visible=False)
+        one.set(
+            xlabel=f"LRG-Adam minus Adam ({described.unit})",
+            title=f"{described.label.capitalize()}\n"
+            f"({'left' if described.lower_is_better else 'right'} of 0: LRG-Adam is better)",
         )
+        one.set_yticks(range(len(groups)), [])
     names = {"published": "published", "offline": "generated"}
     sources = {"searched": "found", "reported": "published"}
     labels = [
         f"{samples} {names[data_set]} rows,\nhyperparameters {sources[hyperparameters]}"
         for (data_set, samples, hyperparameters), _ in groups
     ]
-    last.set_yticks(range(len(labels)), labels, fontsize=8)
-    best.set_yticks(range(len(labels)), [])
+    ends[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    figure.suptitle("grey: one seed each; black: mean and 95 % t-interval over the seeds")
     return figure
 
 
-def main(*words: str) -> None:
-    """Write plots/studies/published.png; the words are the ranks searched: --low 2 --high 20."""
-    searched = parse(RankInterval, words, "published.rank: ")
+def _draw_differences(axes: Axes, place: int, values: pd.Series[float]) -> None:
+    difference = np.sort(values)
+    axes.plot(
+        difference,
+        place + np.linspace(-0.3, 0.3, len(difference)),
+        "o",
+        color="0.6",
+        markersize=3.5,
+        markerfacecolor="none",
+    )
+    interval = mean_interval(difference)
+    axes.errorbar(
+        interval.mean,
+        place,
+        xerr=interval.high - interval.mean,
+        color="black",
+        marker="D",
+        markersize=5,
+        capsize=4,
+        zorder=3,
+    )
+
+
+def main() -> None:
+    """Write plots/studies/published.png."""
     table = files.read_csv(Path("metrics/studies/published.csv"), *TEXT, other=TEXT)
-    files.write_figure(Path("plots/studies/published.png"), draw(table, searched.high))
+    files.write_figure(Path("plots/studies/published.png"), draw(table))

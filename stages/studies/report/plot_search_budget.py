@@ -10,13 +10,17 @@ from matplotlib.figure import Figure
 from experiment.report.figures import OPTIMIZERS, line_with_band, panels
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
+from experiment.stage.params import read_params
 
 TRIALS = Path("metrics/studies/search_budget.csv")
 COLUMNS = ("optimizer", "sampler", "trial", "best_so_far_nats")
 
 
-def draw(trials: pd.DataFrame) -> Figure:
-    """The best loss so far of both optimizers, per search and on average; and the difference."""
+def draw(trials: pd.DataFrame, budget: int) -> Figure:
+    """The best loss so far of both optimizers, per search and on average; and the difference.
+
+    `budget` is the number of trials of the main pipeline.
+    """
     figure, (best, difference) = panels(2)
     means = {}
     for optimizer, style in OPTIMIZERS.items():
@@ -24,25 +28,33 @@ def draw(trials: pd.DataFrame) -> Figure:
         searches = own.pivot(index="trial", columns="sampler", values="best_so_far_nats")
         count = searches.index + 1
         line = {"color": style["color"], "linestyle": style["linestyle"]}
-        best.plot(count, searches, alpha=0.3, linewidth=0.8, **line)
-        best.plot(count, searches.mean(axis=1), linewidth=2.2, label=style["label"], **line)
+        best.plot(count, searches, alpha=0.5, linewidth=1, **line)
+        best.plot(count, searches.mean(axis=1), linewidth=2.5, label=style["label"], **line)
         means[optimizer] = searches
     gap = means["lrg_adam"] - means["adam"]
-    line_with_band(difference, gap.index + 1, mean_interval(gap.T), color="#009E73")
+    interval = mean_interval(gap.T)
+    line_with_band(difference, gap.index + 1, interval, color="#009E73")
     difference.axhline(0, color="0.4", linewidth=0.8)
+    for axes in (best, difference):
+        axes.axvline(budget, color="0.4", linestyle=":", label=f"{budget} trials: the main result")
     lowest = min(float(found.min().min()) for found in means.values())
     best.set(
         xlabel="trials",
         ylabel="best validation loss so far (nats)",
-        title=f"Each of {gap.shape[1]} searches, and their mean",
+        title=f"Each of {gap.shape[1]} searches (thin), and their mean",
         ylim=(lowest - 0.01, lowest + 0.2),
     )
+    # Intervals of fewer trials would squash the rest.
+    start = max(1, min(budget, len(gap)) * 4 // 5)
     difference.set(
         xlabel="trials",
         ylabel="LRG-Adam minus Adam (nats)",
-        title="Difference of the best loss\nmean and 95 % interval over searches",
-        xlim=(5, None),
-        ylim=(-0.05, 0.15),
+        title="Difference (below 0: LRG-Adam is better),\nmean and 95 % t-interval over searches",
+        xlim=(start, None),
+        ylim=(
+            min(0, interval.low[start - 1 :].min()) - 0.01,
+            interval.high[start - 1 :].max() + 0.01,
+        ),
     )
     best.legend()
     return figure
@@ -51,4 +63,5 @@ def draw(trials: pd.DataFrame) -> Figure:
 def main() -> None:
     """Write plots/studies/search_budget.png."""
     trials = files.read_csv(TRIALS, *COLUMNS, other=("optimizer",))
-    files.write_figure(Path("plots/studies/search_budget.png"), draw(trials))
+    figure = draw(trials, read_params().tune.trials)
+    files.write_figure(Path("plots/studies/search_budget.png"), figure)

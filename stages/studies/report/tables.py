@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from experiment.report.measures import MEASURES
+from experiment.report.measures import CURVE, MEASURES
 from experiment.report.statistics import (
     Comparison,
     MeanInterval,
@@ -21,11 +23,19 @@ from experiment.stage.params import Params
 from experiment.stage.randomness import stream
 from studies.training.arms import Arms, result_file, tuned
 
+# Grids differ if the rates around the best of one are further apart by more than this factor.
+COARSER = 1.5
 
-def outcomes(arm: str) -> pd.DataFrame:
+
+def final_replicates(arm: str) -> pd.DataFrame:
     """The final replicates of an arm, one row each, indexed by number."""
     rows = files.read_rows(result_file(arm), "replicates", "replicate", *MEASURES)
     return rows.set_index("replicate")
+
+
+def final_curves(arm: str) -> NDArray[np.float64]:
+    """The validation losses (replicates, epochs + 1) of the final replicates of an arm."""
+    return np.array(list(files.read_json(result_file(arm), CURVE)[CURVE].values()))
 
 
 def tuning(arm: str) -> pd.DataFrame:
@@ -34,10 +44,10 @@ def tuning(arm: str) -> pd.DataFrame:
 
 
 def compare(
-    params: Params, arm: str, against: str, measure: str, outcomes_of: dict[str, pd.DataFrame]
+    params: Params, arm: str, against: str, measure: str, found: dict[str, pd.DataFrame]
 ) -> Comparison:
-    """Compare two arms over the replicates that both have."""
-    treatment, baseline = outcomes_of[arm][measure], outcomes_of[against][measure]
+    """Compare two arms over the replicates that both have; `found` holds those of each arm."""
+    treatment, baseline = found[arm][measure], found[against][measure]
     shared = treatment.index.intersection(baseline.index)
     treatment, baseline = treatment[shared], baseline[shared]
     return compare_paired(
@@ -65,6 +75,24 @@ def at_equal_lr(arm: str, against: str, measure: str) -> MeanInterval:
     return mean_interval(difference) if len(difference) else MeanInterval(*np.full(3, np.nan))
 
 
+def read_comparisons(path: Path) -> pd.DataFrame:
+    """Read a table that `comparisons` made."""
+    numbers = ("lr", "mean", "difference", "interval_low", "interval_high", "p_value")
+    text = ("arm", "label", "against", "measure", "unit", "verdict")
+    return files.read_csv(path, *numbers, *text, other=text)
+
+
+def spacing(arm: str) -> float:
+    """Mean distance (log of the ratio) of the best learning rate from its neighbours in the grid.
+
+    NaN if the arm was tuned over one rate.
+    """
+    rates = np.unique(tuning(arm)["lr"])
+    best = int(np.searchsorted(rates, tuned(arm)["lr"]))
+    near = np.log(rates[max(best - 1, 0) : best + 2])
+    return float(np.diff(near).mean()) if len(near) > 1 else math.nan
+
+
 def named(name: str, interval: MeanInterval) -> dict[str, float]:
     """A mean and the ends of its interval as columns."""
     pairs = zip((name, f"{name}_low", f"{name}_high"), interval, strict=True)
@@ -77,6 +105,7 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
     The comparisons with one baseline on one measure are a family for Holm's correction. `p_value`,
     `equivalence_p_value` and `verdict` are corrected; the intervals are not.
     `difference_at_equal_lr` is the difference at equal learning rates, see `at_equal_lr`.
+    `grids_differ` says whether one of the two was tuned on a much coarser grid, see `spacing`.
 
     Args:
         params: the seed and the margin are used.
@@ -94,7 +123,7 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
             "allowed: at least one, or there is nothing to compare"
         )
     found = {
-        name: outcomes(name)
+        name: final_replicates(name)
         for name in {*of_study, *(base for arm in of_study.values() for base in arm.against)}
     }
     rows = []
@@ -135,14 +164,24 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
         ("lr_against_on_boundary", "against", "on_boundary"),
     ):
         table[column] = [tuned(name)[key] for name in table[side]]
+    ratio = np.array([spacing(row.arm) / spacing(row.against) for row in table.itertuples()])
+    table["grids_differ"] = ~((ratio >= 1 / COARSER) & (ratio <= COARSER))
     equal = [at_equal_lr(row.arm, row.against, row.measure) for row in table.itertuples()]
     columns = [named("difference_at_equal_lr", interval) for interval in equal]
     return table.join(pd.DataFrame(columns))
 
 
-def looks(trajectories: list[str]) -> pd.DataFrame:
-    """The tables of gradients along the trajectories of these arms."""
-    numbers = ("rank", "mean", "low", "high", "p_value_uncorrected", "energy_of_pure_noise_share")
+def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
+    """The analyses of gradients along the trajectories of these arms."""
+    numbers = (
+        "rank",
+        "replicates",
+        "mean",
+        "low",
+        "high",
+        "p_value_uncorrected",
+        "energy_of_pure_noise_share",
+    )
     words = ("trajectory", "quantity", "unit", "epoch")
     paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
     read = [files.read_csv(path, *numbers, *words, other=words) for path in paths]

@@ -1,64 +1,111 @@
-"""Tune the learning rate of one arm over its grid, then train it for many replicates."""
+"""Tune the learning rate of one arm, then train it for many replicates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from experiment.stage import files
-from experiment.stage.data import Dataset, load
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.params import TrainingParams
-from experiment.training import optimizer
-from experiment.training.loop import Group, RunConfig, taken_apart, train_curves, train_group
+from experiment.training.loop import Group, RunConfig, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
-from studies.training import shared
-from studies.training.arms import ArmTraining, data_of
-from studies.training.words import parse
+from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
+
+Curves = dict[str, NDArray[np.float64]]
 
 
-def settings(params: TrainingParams, arm: ArmTraining) -> list[RunConfig]:
-    """The settings to tune, one per learning rate; all arms have the same random streams."""
+def read_settings(name: str) -> ArmConfig:
+    """The settings that check_arms wrote; UserError if a file that they name has changed since."""
+    path = SETTINGS_OF_ARMS / f"{name}.json"
+    content = files.read_json(path, "train", "inputs")
+    for file, digest in content["inputs"].items():
+        if not Path(file).is_file() or sha256(Path(file)) != digest:
+            raise UserError(f"{file} has changed since {path} was written; run `dvc repro` again")
+    return ArmConfig.model_validate(content["train"])
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def config(arm: ArmConfig, lr: float, purpose: str) -> RunConfig:
+    """An arm's training at one learning rate; all arms have the same random streams."""
+    shared = {field.name for field in fields(RunConfig)} & ArmConfig.model_fields.keys()
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in arm.hyperparameters.items()
     }
-    base = replace(
-        RunConfig.of(params, arm.optimizer, given, purpose="studies, tuning"),
-        model=arm.model or params.model.name,
-        noise=arm.noise,
-    )
-    return [replace(base, hyperparameters={"lr": lr, **given}) for lr in arm.lrs]
+    values = {name: getattr(arm, name) for name in shared}
+    return RunConfig(**{**values, "hyperparameters": {"lr": lr, **given}, "purpose": purpose})
 
 
-def read_data(params: TrainingParams, changes: Mapping[str, Any], where: str) -> Dataset:
-    """Read the main pipeline's data from its file, or load changed data with its module."""
-    if not changes:
-        return Dataset.read(params.data.name)
-    return load(data_of(params.data, changes, where), params.seed, f"{where}: data")[0]
-
-
-def groups(setting: RunConfig, replicates: int, size: int) -> list[Group]:
+def groups(run: RunConfig, replicates: int, size: int) -> list[Group]:
     """Replicates 0 to `replicates` - 1 in groups of `size`, without curves of the train loss.
 
     The curves are not used, and computing them takes a third of the time of Adam's training.
     """
-    return [Group(setting, *span, train_curve=False) for span in spans(replicates, size)]
+    return [Group(run, *span, train_curve=False) for span in spans(replicates, size)]
 
 
-def curves(results: list[Result]) -> dict[str, NDArray[np.float64]]:
-    """Concatenate the results of groups, without the weights."""
-    return taken_apart(merged(results))[1]
+def curves(results: list[Result]) -> Curves:
+    """Concatenate the results of groups."""
+    return {name: tensor.numpy() for name, tensor in merged(results).items()}
 
 
-def tuning_table(lrs: list[float], found: list[dict[str, NDArray[np.float64]]]) -> pd.DataFrame:
+def tune(work: Work[Dataset], arm: ArmConfig) -> dict[float, Curves]:
+    """Train at every learning rate of the grid, then between the best and its neighbours.
+
+    Returns:
+        The curves of the tuning replicates by learning rate, in ascending order.
+
+    """
+    found: dict[float, Curves] = {}
+    lrs = arm.lrs
+    while lrs:
+        of_rates = [
+            groups(config(arm, lr, "studies, tuning"), arm.tuning_replicates, arm.group)
+            for lr in lrs
+        ]
+        results = iter(work.run(train_curves, [group for of_rate in of_rates for group in of_rate]))
+        for lr, of_rate in zip(lrs, of_rates, strict=True):
+            found[lr] = curves([next(results) for _ in of_rate])
+        found = dict(sorted(found.items()))
+        losses = {lr: loss(one) for lr, one in found.items()}
+        best = min(losses, key=losses.__getitem__)
+        lrs = [] if losses[best] == math.inf else between(found, best, arm.finest_ratio)
+    return found
+
+
+def loss(found: Curves) -> float:
+    """Mean validation loss after the last epoch; infinite if a replicate diverged."""
+    mean = float(found["validation_loss_nats"][:, -1].mean())
+    return mean if math.isfinite(mean) else math.inf
+
+
+def between(lrs: Iterable[float], best: float, finest_ratio: float | None) -> list[float]:
+    """Rates halfway from the best to each neighbour that is more than a factor away, if any."""
+    if finest_ratio is None:
+        return []
+    return [
+        float(f"{math.sqrt(low * high):.3g}")
+        for low, high in pairwise(lrs)
+        if best in (low, high) and high / low > 1.01 * finest_ratio
+    ]
+
+
+def tuning_table(found: dict[float, Curves]) -> pd.DataFrame:
     """One row per learning rate and tuning replicate."""
     return pd.concat(
         [
@@ -72,52 +119,62 @@ def tuning_table(lrs: list[float], found: list[dict[str, NDArray[np.float64]]]) 
                     "validation_accuracy_share": one["validation_accuracy_share"][:, -1],
                 }
             )
-            for lr, one in zip(lrs, found, strict=True)
+            for lr, one in found.items()
         ],
         ignore_index=True,
     )
 
 
-def main(output: str, *words: str) -> None:
-    """Write the tuning, the best learning rate and the replicates of an arm.
+def trained_with(name: str) -> str | None:
+    """Digest of the settings file that an arm was last trained with."""
+    try:
+        digest: str = json.loads(result_file(name).read_bytes())["settings_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return digest
+
+
+def main(output: str) -> None:
+    """Write the tuning, the best learning rate, the replicates and their curves.
 
     Args:
         output: a path that ends in the name of the arm and `.json`.
-        words: its settings, see `studies.training.words`.
 
     """
     name = Path(output).stem
-    arm = parse(ArmTraining, words, f"arm {name}: ")
-    params = shared.read()
-    dataset = read_data(params, arm.data, f"arm {name}")
-    candidates = settings(params, arm)
-    network = candidates[0].network(dataset.train)
-    optimizer.check(arm.optimizer, candidates[0].hyperparameters, network, f"arm {name}: train")
-    tuning = [groups(setting, arm.tuning_replicates, arm.group) for setting in candidates]
-    total = sum(map(len, tuning)) + len(groups(candidates[0], arm.replicates, arm.group))
-
-    with Work(f"studies_{name}", dataset, device=params.device, total=total, unit="group") as work:
-        results = iter(work.run(train_curves, [group for part in tuning for group in part]))
-        found = [curves([next(results) for _ in part]) for part in tuning]
-        losses = [one["validation_loss_nats"][:, -1].mean() for one in found]
-        if not np.isfinite(losses).any():
+    arm = read_settings(name)
+    settings = {path.stem: sha256(path) for path in SETTINGS_OF_ARMS.glob("*.json")}
+    up_to_date = sum(trained_with(other) == digest for other, digest in settings.items())
+    print(f"arm {min(up_to_date + 1, len(settings))} of {len(settings)}: {name}", flush=True)
+    dataset = read_data(arm.data)
+    total = len(arm.lrs) * len(spans(arm.tuning_replicates, arm.group))
+    total += len(spans(arm.replicates, arm.group))
+    with Work(f"studies_{name}", dataset, device=arm.device, total=total, unit="group") as work:
+        found = tune(work, arm)
+        lrs = list(found)
+        best = min(lrs, key=lambda lr: loss(found[lr]))
+        if loss(found[best]) == math.inf:
             raise UserError(f"arm {name}: every learning rate diverged; allowed: lower lrs")
-        best = int(np.nanargmin(losses))
-        chosen = replace(candidates[best], purpose="studies, final")
-        replicates = outcomes(
-            curves(work.run(train_group, groups(chosen, arm.replicates, arm.group)))
-        )
+        run = config(arm, best, "studies, final")
+        final = curves(work.run(train_group, groups(run, arm.replicates, arm.group)))
+        replicates = outcomes(final)
         if not np.isfinite(replicates.to_numpy()).all():
-            raise UserError(f"arm {name}: replicates diverged at lr = {arm.lrs[best]}")
+            raise UserError(f"arm {name}: replicates diverged at lr = {best}; allowed: lower lrs")
         files.write_json(
             Path(output),
             {
-                "lr": arm.lrs[best],
-                "on_boundary": len(arm.lrs) > 1 and best in (0, len(arm.lrs) - 1),
-                "validation_loss_nats": float(losses[best]),
-                "matrix_side": network.matrix_side,
-                "train": {**arm.model_dump(exclude={"lrs"}), "model": chosen.model},
-                "tuning": files.rows(tuning_table(arm.lrs, found)),
+                "lr": best,
+                "on_boundary": len(lrs) > 1 and best in (lrs[0], lrs[-1]),
+                "validation_loss_nats": loss(found[best]),
+                "matrix_side": run.network(dataset.train).matrix_side,
+                "train": arm.model_dump(),
+                "settings_sha256": settings[name],
+                "tuning": files.rows(tuning_table(found)),
                 "replicates": files.rows(replicates),
+                # By replicate, from before training to after the last epoch.
+                "validation_losses_nats": {
+                    str(replicate): losses.tolist()
+                    for replicate, losses in enumerate(final["validation_loss_nats"])
+                },
             },
         )

@@ -1,26 +1,30 @@
-"""The arms: what arms.yaml and own.yaml may contain, and where their results are kept."""
+"""The arms: what arms.yaml and own.yaml may contain, and where settings and results are kept."""
 
 from __future__ import annotations
 
-import math
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import Field, field_validator
 
 from experiment.stage import files
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data
+from experiment.stage.params import RankInterval as SearchedRanks
 from experiment.stage.schema import (
     LEARNING_RATE_GRID,
     MODULE,
+    Ascending,
     LearningRateGrid,
+    LearningRates,
     Real,
+    SearchInterval,
     Section,
     Whole,
     checked,
@@ -28,50 +32,27 @@ from experiment.stage.schema import (
     whole,
 )
 
-STUDIES = (
-    "rank_sweep",
-    "controls",
-    "noise_dial",
-    "elsewhere",
-    "flipped_labels",
-    "approximate",
-    "yardstick",
-)
 BASELINE = "adam"  # the arm that the others are compared with
 NOISY_BASELINE = "flipped_adam"  # the same with flipped labels
 PUBLISHED = Path("stages/studies/arms.yaml")
 OWN = Path("stages/studies/own.yaml")
-# Types of hyperparameters that DVC can write into a command.
-Value = bool | int | float | str
+# What check_arms writes: the complete settings of each arm and of each other study, and the data.
+SETTINGS_OF_ARMS = Path("data/arms")
+SETTINGS = Path("data/settings")
+DATA = "studies"
+PUBLISHED_ROWS = 4000  # training rows of MNIST-1D
+FINEST_RATIO = 1.05  # between neighbouring rates of a grid that is refined
+
+_ASCENDING = "an ascending list of whole numbers from 1 to"
 
 
-def as_list(value: object) -> object:
-    """Wrap a single value in a list; DVC writes a list of one into a command as a single value."""
-    return value if isinstance(value, list) else [value]
+class _Common(Section):
+    seed: Whole = whole(0, 2**32 - 1)
+    device: Literal["cpu", "cuda"] = Field(description="cpu or cuda")
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a text in a command is read as the same text, not as a number or a key."""
-    try:
-        return not text.startswith("--") and YAML(typ="safe").load(text) == text
-    except YAMLError:
-        return False
-
-
-class Training(Section):
-    """The settings of every arm that does not set its own."""
-
-    lrs: Annotated[LearningRateGrid, BeforeValidator(as_list)] = Field(
-        default=[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1],
-        description=LEARNING_RATE_GRID,
-    )
-    tuning_replicates: Whole = whole(1, 1_000)
-    replicates: Whole = whole(2, 10_000)
-    group: Whole = whole(1, 1_000)
-
-
-class ArmTraining(Training):
-    """An optimizer in one setting."""
+class ArmConfig(_Common):
+    """Everything that determines the training of an arm, except its code and data."""
 
     optimizer: str = Field(
         pattern=r"^[A-Za-z_][\w.]*$",
@@ -79,73 +60,130 @@ class ArmTraining(Training):
     )
     hyperparameters: dict[str, Any] = Field(
         default={},
-        description="arguments of the optimizer other than lr, each a finite number, a text, true, "
-        "false, or a list of two or more of these",
+        description="arguments of the optimizer other than lr: finite numbers, texts, true, false, "
+        "or lists of these",
     )
-    model: str | None = Field(
-        default=None, pattern=MODULE, description="a module in stages/experiment/networks"
+    model: str = Field(pattern=MODULE, description="a module in stages/experiment/networks")
+    options: dict[str, Any] = Field(description="arguments of the network, of the same kinds")
+    data: str = Field(pattern=MODULE, description="one of the data sets under data")
+    epochs: Whole = whole(1, 10_000)
+    batch_size: Whole = whole(1, 10_000_000)
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        description="constant, cosine or linear"
     )
-    data: dict[str, Any] = Field(
-        default={},
-        description="keys under data in params.yaml, each a finite number, a text, true or false",
+    warmup: Real = Field(ge=0, lt=1, description="a number of at least 0 and below 1")
+    noise: Real = Field(ge=0, le=100, description="a number from 0 to 100")
+    lrs: LearningRateGrid = Field(
+        description=f"{LEARNING_RATE_GRID}, or same, for the grid of the first arm in against"
     )
-    noise: Real = Field(default=1, ge=0, le=100, description="a number from 0 to 100")
+    finest_ratio: Annotated[Real, Field(ge=FINEST_RATIO)] | None = Field(
+        default=None,
+        description=f"a number of at least {FINEST_RATIO}, or null for the grid as it is",
+    )
+    tuning_replicates: Whole = whole(1, 1_000)
+    replicates: Whole = whole(2, 10_000)
+    group: Whole = whole(1, 1_000)
 
-    @field_validator("hyperparameters", mode="before")
+    @field_validator("hyperparameters", "options", mode="before")
     @classmethod
-    def _no_rate(cls, given: object) -> object:
+    def _is_json(cls, given: object) -> object:
         if isinstance(given, dict) and "lr" in given:
-            raise ValueError("it would take the place of every learning rate of the grid")
+            raise ValueError("it would replace every learning rate of the grid")
+        try:
+            json.dumps(given, allow_nan=False)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         return given
 
-    @field_validator("hyperparameters", "data", mode="before")
-    @classmethod
-    def _arguments(cls, given: object) -> object:
-        # Rejected as a whole, because the names are not known here.
-        for value in given.values() if isinstance(given, dict) else ():
-            values = value if isinstance(value, list) and len(value) > 1 else [value]
-            if not all(isinstance(one, Value) for one in values):
-                raise ValueError("not a number or a text")
-            if not all(_is_plain(one) for one in values if isinstance(one, str)):
-                raise ValueError("a text that the command would not hand over as it is")
-            if any(isinstance(one, float) and not math.isfinite(one) for one in values):
-                raise ValueError("not finite")
-        return given
+
+class GradientConfig(_Common):
+    """How gradients are analysed along the trajectories of arms."""
+
+    ranks: Annotated[list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending] = Field(
+        min_length=1, description=f"{_ASCENDING} 100000"
+    )
+    epochs: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending] = Field(
+        min_length=1, description=f"{_ASCENDING} 10000"
+    )
+    replicates: Whole = whole(2, 1_000)
+    group: Whole = whole(1, 1_000)
+    batches: Whole = whole(1, 1_000)
+    fresh_samples: Whole = whole(100, 1_000_000)
+
+
+class RankInterval(SearchInterval):
+    """Search interval of the rank, ends included."""
+
+    low: Whole = whole(1, 100_000)
+    high: Whole = whole(1, 100_000)
+
+
+class BudgetConfig(_Common):
+    """How many searches there are, what they train, and after how many trials they are compared."""
+
+    samplers: Whole = whole(2, 1_000)
+    trials: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending] = Field(
+        min_length=1, description=f"{_ASCENDING} 10000"
+    )
+    wave: Whole = whole(1, 10_000)
+    replicates: Whole = whole(1, 1_000)
+    lr: LearningRates
+    rank: SearchedRanks
+    model: str = Field(pattern=MODULE, description="a module in stages/experiment/networks")
+    options: dict[str, Any] = Field(description="arguments of the network")
+    data: str = Field(pattern=MODULE, description="one of the data sets under data")
+    epochs: Whole = whole(1, 10_000)
+    batch_size: Whole = whole(1, 10_000_000)
+
+
+class ProtocolConfig(_Common):
+    """The settings of the published protocol."""
+
+    samplers: Whole = whole(2, 10_000)
+    hidden: list[Annotated[Whole, Field(ge=1, le=4096)]] = Field(
+        min_length=1, description="a list of whole numbers from 1 to 4096"
+    )
+    trials: Whole = whole(1, 10_000)
+    tune_samples: Whole = whole(1, PUBLISHED_ROWS)
+    tune_epochs: Whole = whole(1, 10_000)
+    tune_batch_size: Whole = whole(1, PUBLISHED_ROWS)
+    epochs: Whole = whole(1, 10_000)
+    batch_size: Whole = whole(1, PUBLISHED_ROWS)
+    lr: LearningRates
+    rank: RankInterval
+    training_samples: Annotated[
+        list[Annotated[Whole, Field(ge=1, le=PUBLISHED_ROWS)]], Ascending
+    ] = Field(min_length=1, description=f"{_ASCENDING} {PUBLISHED_ROWS}")
+    offline_samples: Whole = whole(10, 100_000)
+
+
+# The sections of arms.yaml that are not arms.
+STUDIES_WITHOUT_ARMS: dict[str, type[_Common]] = {
+    "gradients": GradientConfig,
+    "search_budget": BudgetConfig,
+    "published": ProtocolConfig,
+}
+_Sections = dict[str, dict[str, Any]]
 
 
 class _Entry(Section):
-    label: str = Field(
-        pattern="^[^$]+$", description="how tables and figures call it, a text without $"
-    )
+    study: str = Field(pattern=MODULE, description="a name of a-z, 0-9 and _")
+    label: str = Field(min_length=1, pattern="^[^$]+$", description="a text without $")
     against: list[str] = Field(default=[], description="a list of arms to compare it with")
     train: dict[str, Any] = Field(description="a section")
-
-
-class _OwnEntry(_Entry):
-    study: str = Field(pattern=MODULE, description="one of own_studies")
 
 
 _Entries = Annotated[dict[str, _Entry], Field(description="arms by their names")]
 
 
-class _Gradients(Section):
-    trajectories: dict[str, dict[str, Any]] = Field(
-        min_length=1, description="arms, each with an empty section"
-    )
-    look: dict[str, Any] = Field(description="a section")
-
-
 class _Published(Section):
-    defaults: Training
+    defaults: dict[str, Any] = Field(description="a section")
+    networks: _Sections = Field(description="options by the names of networks")
     grids: dict[str, list[float]] = Field(description="learning rates by a name")
-    rank_sweep: _Entries
-    controls: _Entries
-    noise_dial: _Entries
-    elsewhere: _Entries
-    flipped_labels: _Entries
-    approximate: _Entries
-    yardstick: _Entries
-    gradients: _Gradients
+    data: _Sections = Field(description="data sets by their names")
+    arms: _Entries
+    trajectories: list[str] = Field(min_length=1, description="a list of arms")
+    gradients: dict[str, Any] = Field(description="a section")
     search_budget: dict[str, Any] = Field(description="a section")
     published: dict[str, Any] = Field(description="a section")
 
@@ -154,7 +192,8 @@ class _Own(Section):
     own_studies: list[Annotated[str, Field(pattern=MODULE)]] = Field(
         description="a list of names of a-z, 0-9 and _"
     )
-    own: dict[str, _OwnEntry] = Field(description="arms by their names")
+    own: _Entries
+    data: _Sections = Field(default={}, description="data sets by their names")
 
 
 @dataclass(frozen=True)
@@ -164,7 +203,7 @@ class Arm:
     study: str
     label: str  # its name in tables and figures
     against: list[str]  # arms to compare it with
-    train: ArmTraining
+    train: ArmConfig
 
 
 Arms = dict[str, Arm]
@@ -173,77 +212,121 @@ Arms = dict[str, Arm]
 def read_arms() -> Arms:
     """The arms of the published studies; a mistake in arms.yaml raises UserError."""
     content = read_yaml(PUBLISHED, _Published)
-    arms: Arms = {}
-    for study in STUDIES:
-        for name, entry in getattr(content, study).items():
-            where = f"{PUBLISHED}: {study}.{name}"
-            if name in arms:
-                raise UserError(f"{where}; allowed: a name that no other study has")
-            arms[name] = _arm(where, name, study, entry, content.defaults)
-    for name, arm in arms.items():
-        _check_against(f"{PUBLISHED}: {arm.study}.{name}", arm, arms)
-    if unknown := [name for name in content.gradients.trajectories if name not in arms]:
+    arms = _arms(f"{PUBLISHED}: arms", content.arms, {}, content)
+    if unknown := [name for name in content.trajectories if name not in arms]:
         raise UserError(
-            f"{PUBLISHED}: gradients.trajectories has {', '.join(unknown)}; allowed: names of arms"
+            f"{PUBLISHED}: trajectories has {', '.join(unknown)}; allowed: names of arms"
         )
     return arms
 
 
-def trajectories(arms: Arms, baseline: str) -> list[str]:
-    """The arms with the baseline's data along whose trajectories gradients are analysed."""
-    every = read_yaml(PUBLISHED, _Published).gradients.trajectories
-    return [name for name in every if arms[name].train.data == arms[baseline].train.data]
-
-
 def read_own() -> Arms:
     """The user's own arms; a mistake in own.yaml raises UserError."""
-    content = read_yaml(OWN, _Own)
-    defaults = read_yaml(PUBLISHED, _Published).defaults
-    published = read_arms()
-    own: Arms = {}
+    published, content = read_yaml(PUBLISHED, _Published), read_yaml(OWN, _Own)
+    studies = {entry.study for entry in published.arms.values()}
     for name, entry in content.own.items():
         where = f"{OWN}: own.{name}"
-        if name in published:
+        if name in published.arms:
             raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
         if entry.study not in content.own_studies:
             raise UserError(
                 f"{where}.study = {entry.study!r}; allowed: one of own_studies, "
                 f"{content.own_studies}"
             )
-        own[name] = _arm(where, name, entry.study, entry, defaults)
+    compared = {entry.study for entry in content.own.values() if entry.against}
     for study in content.own_studies:
-        if study in STUDIES or not any(arm.study == study and arm.against for arm in own.values()):
+        if study in studies or study not in compared:
             raise UserError(
                 f"{OWN}: own_studies has {study!r}; allowed: names that arms.yaml does not have, "
                 "each the study of an arm with an against"
             )
-    for name, arm in own.items():
-        _check_against(f"{OWN}: own.{name}", arm, published | own)
-    return own
+    return _arms(f"{OWN}: own", content.own, read_arms(), published)
 
 
-def _arm(where: str, name: str, study: str, entry: _Entry, defaults: Training) -> Arm:
-    # A name is part of stage names and paths, and DVC skips names that are numbers.
+def read_data_sets() -> dict[str, Data]:
+    """The sections of the published data sets by name; a mistake in one raises UserError."""
+    return _data_sets(PUBLISHED, read_yaml(PUBLISHED, _Published).data)
+
+
+def read_own_data_sets() -> dict[str, Data]:
+    """Those of the user's own."""
+    published, own = read_yaml(PUBLISHED, _Published).data, read_yaml(OWN, _Own).data
+    for name in own.keys() & published.keys():
+        raise UserError(f"{OWN}: data.{name}; allowed: a name that arms.yaml does not have")
+    return _data_sets(OWN, own)
+
+
+def _data_sets(path: Path, sections: _Sections) -> dict[str, Data]:
+    return {
+        _named(f"{path}: data.{name}", name): checked(Data, section, f"{path}: data.{name}: ")
+        for name, section in sections.items()
+    }
+
+
+def read_studies_without_arms() -> dict[str, _Common]:
+    """The validated sections `gradients`, `search_budget` and `published`."""
+    content = read_yaml(PUBLISHED, _Published)
+    common = {name: content.defaults.get(name) for name in _Common.model_fields}
+    return {
+        name: checked(model, {**common, **getattr(content, name)}, f"{PUBLISHED}: {name}: ")
+        for name, model in STUDIES_WITHOUT_ARMS.items()
+    }
+
+
+def trajectories(arms: Arms, baseline: str) -> list[str]:
+    """The arms with the baseline's data and noise whose gradients are analysed."""
+    every = read_yaml(PUBLISHED, _Published).trajectories
+
+    def setting(name: str) -> tuple[str, float]:
+        return arms[name].train.data, arms[name].train.noise
+
+    return [name for name in every if setting(name) == setting(baseline)]
+
+
+def _named(where: str, name: str) -> str:
+    # A name is part of stage names, commands and paths, and DVC skips names that are numbers.
     if not re.fullmatch(MODULE, name):
         raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
-    train = checked(ArmTraining, {**defaults.model_dump(), **entry.train}, f"{where}.train.")
-    return Arm(study, entry.label, entry.against, train)
+    return name
 
 
-def data_of(common: Data, changes: Mapping[str, Any], where: str) -> Data:
-    """The data of an arm: the main pipeline's, with the arm's changes."""
-    # Another data set does not take the options of a user's own.
-    same = changes.get("name", common.name) == common.name
-    inherited = common.model_dump(include=None if same else set(Data.model_fields))
-    return checked(Data, {**inherited, **changes}, f"{where}: data.")
+def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Published) -> Arms:
+    """Complete and check the training of each arm; `others` are what it may be compared with."""
+    arms = dict(others)
+    for name, entry in entries.items():
+        here = f"{where}.{_named(f'{where}.{name}', name)}"
+        given = {**common.defaults, **entry.train}
+        given.setdefault("options", common.networks.get(str(given.get("model")), {}))
+        if entry.train.get("lrs") == "same" and entry.against:
+            given["lrs"] = common.defaults.get("lrs")
+        elif "lrs" in entry.train:
+            given["finest_ratio"] = entry.train.get("finest_ratio")
+        train = checked(ArmConfig, given, f"{here}.train: ")
+        arms[name] = Arm(entry.study, entry.label, entry.against, train)
+    for name, entry in entries.items():
+        if unknown := [base for base in entry.against if base not in arms]:
+            raise UserError(
+                f"{where}.{name}.against = {entry.against}; allowed: names of arms, which "
+                f"{', '.join(unknown)} is not"
+            )
+        bases = [arms[base].train for base in entry.against]
+        train = arms[name].train.model_copy(update=_grid(entry.train, bases))
+        arms[name] = replace(arms[name], train=train)
+    return {name: arms[name] for name in entries}
 
 
-def _check_against(where: str, arm: Arm, known: Arms) -> None:
-    if unknown := [base for base in arm.against if base not in known]:
-        raise UserError(
-            f"{where}.against = {arm.against}; allowed: names of arms, which "
-            f"{', '.join(unknown)} is not"
-        )
+def _grid(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
+    """What an arm without learning rates of its own takes over from what it is compared with."""
+    if train.get("lrs") == "same":
+        return {"lrs": bases[0].lrs, "finest_ratio": bases[0].finest_ratio}
+    grids = [base.lrs for base in bases if base.finest_ratio is None and "lrs" not in train]
+    ratios = [high / low for grid in grids for low, high in pairwise(grid)]
+    return {"finest_ratio": max(min(ratios), FINEST_RATIO)} if ratios else {}
+
+
+def read_data(name: str) -> Dataset:
+    """Read a data set that check_arms has written."""
+    return Dataset.read(f"{DATA}/{name}")
 
 
 def result_file(arm: str) -> Path:

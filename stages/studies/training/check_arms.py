@@ -1,13 +1,159 @@
-"""Check all of arms.yaml and own.yaml before any arm is trained."""
+"""Check all of arms.yaml and own.yaml, and try every arm, before any arm is trained."""
 
-from experiment.stage.params import read_params
-from studies.training import shared
-from studies.training.arms import data_of, read_arms, read_own
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+from experiment.report.statistics import ALPHA
+from experiment.stage import files, versions
+from experiment.stage.data import Dataset, data_file, load
+from experiment.stage.errors import UserError
+from experiment.stage.params import Data
+from experiment.training import optimizer
+from studies.training import arm as arm_stage
+from studies.training.arms import (
+    DATA,
+    OWN,
+    PUBLISHED,
+    SETTINGS,
+    SETTINGS_OF_ARMS,
+    Arm,
+    Arms,
+    read_arms,
+    read_data_sets,
+    read_own,
+    read_own_data_sets,
+    read_studies_without_arms,
+)
+
+STAGES = Path("stages")
+# What arms that are compared have in common.
+SAME = ("model", "options", "epochs", "seed")
 
 
 def main() -> None:
-    """Write data/studies.json, which every arm depends on."""
-    common = read_params().data
-    for name, arm in {**read_arms(), **read_own()}.items():
-        data_of(common, arm.train.data, f"arm {name}")
-    shared.write()
+    """Write the data sets, and the complete settings of every arm and of the other studies."""
+    files.write_json(versions.LISTED_FILE_OF_STUDIES, {"versions": versions.pinned()})
+    published = read_arms()
+    arms = published | read_own()
+    sections = read_data_sets() | read_own_data_sets()
+    studies = read_studies_without_arms()
+    places = {
+        name: f"{PUBLISHED}: arms.{name}" if name in published else f"{OWN}: own.{name}"
+        for name in arms
+    }
+    for name, arm in arms.items():
+        if arm.train.data not in sections:
+            raise UserError(
+                f"{places[name]}.train.data = {arm.train.data!r}; allowed: one of the data sets "
+                f"under data, {', '.join(sections)}"
+            )
+    for name, arm in arms.items():
+        _check_comparison(places[name], arm, arms, sections)
+    _note_too_few_replicates(arms)
+    seed = studies["gradients"].seed
+    data_sets = {}
+    for name, section in sections.items():
+        data_sets[name], title = load(section, seed, f"data.{name}")
+        data_sets[name].write(f"{DATA}/{name}", title)
+    for name, arm in arms.items():
+        _try(f"{places[name]}.train", arm, data_sets[arm.train.data])
+    for name, arm in arms.items():
+        content = {
+            "train": arm.train.model_dump(),
+            "data": sections[arm.train.data].model_dump(),
+            "versions": _versions(arm.train.optimizer),
+            "inputs": {path.as_posix(): arm_stage.sha256(path) for path in _inputs(arm)},
+        }
+        files.write_json(SETTINGS_OF_ARMS / f"{name}.json", content)
+    for name, study in studies.items():
+        files.write_json(SETTINGS / f"{name}.json", study.model_dump())
+
+
+def _check_comparison(where: str, arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
+    """Raise UserError if an arm differs from one in `against` in more than its optimization."""
+
+    def samples(of: Arm) -> Data:
+        # Flipped training labels leave the validation and test samples as they are.
+        return sections[of.train.data].model_copy(update={"flipped": 0})
+
+    for base in arm.against:
+        other = arms[base]
+        differ = [key for key in SAME if getattr(arm.train, key) != getattr(other.train, key)]
+        if samples(arm) != samples(other):
+            differ.append("data")
+        if differ:
+            key = differ[0]
+            raise UserError(
+                f"{where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
+                f"which is in against, {getattr(other.train, key)!r}"
+            )
+
+
+def _note_too_few_replicates(arms: Arms) -> None:
+    """Print which comparisons cannot be decided: p-values are at least 2 / 2^replicates."""
+    for study in dict.fromkeys(arm.study for arm in arms.values()):
+        of_study = [arm for arm in arms.values() if arm.study == study]
+        for base in dict.fromkeys(base for arm in of_study for base in arm.against):
+            family = [arm for arm in of_study if base in arm.against]
+            count = min(min(arm.train.replicates, arms[base].train.replicates) for arm in family)
+            needed = next(n for n in range(2, 100) if 2 / 2**n * len(family) <= ALPHA)
+            if count < needed:
+                print(
+                    f"note: study {study}: with {count} replicates no difference from {base} can "
+                    f"be shown; allowed: replicates of at least {needed}"
+                )
+
+
+def _try(where: str, arm: Arm, dataset: Dataset) -> None:
+    """Raise UserError if the arm's optimizer cannot train its network on its data."""
+    run = arm_stage.config(arm.train, arm.train.lrs[0], "check")
+    if run.batch_size > len(dataset.train.y):
+        raise UserError(
+            f"{where}.batch_size = {run.batch_size}; allowed: at most {len(dataset.train.y)} "
+            "(the training samples)"
+        )
+    optimizer.check(run.optimizer, run.hyperparameters, run.network(dataset.train), where)
+
+
+def _versions(name: str) -> dict[str, str]:
+    """The version of the package that a dotted name belongs to."""
+    top, dot, _ = name.partition(".")
+    packages = packages_distributions().get(top, []) if dot else []
+    return {package: version(package) for package in sorted(set(packages))}
+
+
+def _inputs(arm: Arm) -> list[Path]:
+    """The data of an arm, and the project's modules that training it imports."""
+    modules = [STAGES / "studies/training/arm.py"]
+    modules.append(STAGES / f"experiment/networks/{arm.train.model}.py")
+    if "." not in arm.train.optimizer:
+        modules.append(STAGES / f"experiment/optimizers/{arm.train.optimizer}.py")
+    found: set[Path] = set()
+    while modules:
+        path = modules.pop()
+        if path not in found:
+            found.add(path)
+            modules += _imported(path)
+    return [*sorted(found), data_file(f"{DATA}/{arm.train.data}")]
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    """The project's modules that a module imports, anywhere in it."""
+    package = path.relative_to(STAGES).parent.parts
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = package[: len(package) + 1 - node.level] if node.level else ()
+            origin += tuple(node.module.split(".")) if node.module else ()
+            names = [(*origin, alias.name) for alias in node.names]
+        else:
+            continue
+        for name in names:
+            for length in range(1, len(name) + 1):
+                place = STAGES.joinpath(*name[:length])
+                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-from pydantic import BeforeValidator, Field
 
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from experiment.stage.data import Dataset
-from experiment.stage.params import read_params
-from experiment.stage.schema import Ascending, Section, Whole, whole
+from experiment.stage.params import Tune
 from experiment.training.loop import RunConfig
 from experiment.training.search import search_space, table, train_trials
 from experiment.training.work import Work
-from studies.training import shared
-from studies.training.arms import as_list
-from studies.training.words import parse
+from studies.training.arms import SETTINGS, BudgetConfig, read_data
 
 OPTIMIZERS = ("adam", "lrg_adam")
-
-
-class Budgets(Section):
-    """How many searches there are, and after how many trials they are compared."""
-
-    samplers: Whole = whole(2, 1_000)
-    trials: Annotated[
-        list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending, BeforeValidator(as_list)
-    ] = Field(min_length=1, description="an ascending list of whole numbers from 1 to 10000")
 
 
 def summary(trials: pd.DataFrame, budgets: list[int]) -> dict[str, dict[str, float]]:
@@ -54,30 +38,44 @@ def summary(trials: pd.DataFrame, budgets: list[int]) -> dict[str, dict[str, flo
     return found
 
 
-def main(*words: str) -> None:
-    """Write metrics/studies/search_budget.csv and .json.
-
-    Args:
-        words: the settings, see `studies.training.words`.
-
-    """
-    given = parse(Budgets, words, "search_budget: ")
-    params = shared.read()
-    how = read_params().tune.model_copy(update={"trials": given.trials[-1]})
-    dataset = Dataset.read(params.data.name)
+def main() -> None:
+    """Write metrics/studies/search_budget.csv and .json."""
+    given = BudgetConfig.model_validate(files.read_json(SETTINGS / "search_budget.json"))
+    how = Tune.model_validate(
+        {
+            **given.model_dump(include={"wave", "replicates", "lr", "rank"}),
+            "trials": given.trials[-1],
+        }
+    )
+    dataset = read_data(given.data)
     total = len(OPTIMIZERS) * given.samplers * how.trials
     tables = []
     with Work(
-        "studies_search_budget", dataset, device=params.device, total=total, unit="trial"
+        "studies_search_budget", dataset, device=given.device, total=total, unit="trial"
     ) as work:
         for optimizer in OPTIMIZERS:
             # The training seeds of the main pipeline, whose searches are those of sampler 0.
-            setting = replace(RunConfig.of(params, optimizer, {}, purpose="tune"), model="mlp")
-            side = setting.network(dataset.train).matrix_side
-            space = search_space(optimizer, how, "tuned", side)
+            run = RunConfig(
+                optimizer=optimizer,
+                hyperparameters={},
+                purpose="tune",
+                **given.model_dump(
+                    include={"model", "options", "epochs", "batch_size", "device", "seed"}
+                ),
+            )
+            searched = {"lr": how.lr, **({"rank": how.rank} if optimizer == "lrg_adam" else {})}
+            space = search_space(searched, run.network(dataset.train).matrix_side)
             for sampler in range(given.samplers):
-                trials = train_trials(work, setting, space, how, params.seed + sampler)
-                rows = table(trials, {})
+                trials = train_trials(
+                    work,
+                    run,
+                    space,
+                    trials=how.trials,
+                    wave=how.wave,
+                    replicates=how.replicates,
+                    seed=given.seed + sampler,
+                )
+                rows = table(trials)
                 rows.insert(0, "sampler", sampler)
                 rows.insert(0, "optimizer", optimizer)
                 tables.append(rows)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,12 +40,6 @@ def test_the_digits_are_three_parts(split: Dataset) -> None:
         assert np.isfinite(x).all()
     assert (split.train.inputs, split.train.classes) == (64, 10)
     assert data.load(given("digits"), seed=0)[1] == "digits"
-
-
-def test_the_classes_have_alike_shares_in_all_parts(split: Dataset) -> None:
-    shares = np.bincount(load_digits().target) / 1797
-    for part in split:
-        assert (np.abs(np.bincount(part.y, minlength=10) - shares * len(part.y)) < 1.5).all()
 
 
 def test_the_digits_are_standardised_on_the_training_part(split: Dataset) -> None:
@@ -87,17 +83,6 @@ def test_the_seed_decides_the_split() -> None:
     assert contents[0] != contents[2]
 
 
-def test_another_seed_tests_on_other_digits() -> None:
-    splits = [data.load(given("digits"), seed)[0] for seed in (0, 1)]
-    # Two samples of a data set are the same digit where all their pixels have the same ranks.
-    ranked = []
-    for split in splits:
-        x = np.concatenate([part.x for part in split])
-        ranks = [np.unique(pixel, return_inverse=True)[1] for pixel in x.T]
-        ranked.append({digit.tobytes() for digit in np.stack(ranks, axis=1)[-360:]})
-    assert 20 < len(ranked[0] & ranked[1]) < 140  # 72 of 360 by chance
-
-
 # What a module may return
 
 
@@ -128,18 +113,6 @@ def test_a_module_gets_what_it_takes_and_names_the_data(monkeypatch: pytest.Monk
     assert (seen["train"], seen["extra"]) == (20, 7)
 
 
-def test_an_option_that_nobody_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(train: int) -> Dataset:
-        raise AssertionError(train)
-
-    with pytest.raises(UserError) as refused:
-        loaded(load, monkeypatch)
-    (line,) = str(refused.value).splitlines()
-    assert line.startswith(
-        "unknown key params.yaml: data.extra; allowed: flipped, name, shuffle, train, valid"
-    )
-
-
 def test_a_module_may_refuse_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(extra: int) -> Dataset:
         raise ValueError(f"data.extra = {extra}; allowed: at most 6")
@@ -147,31 +120,24 @@ def test_a_module_may_refuse_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError) as refused:
         loaded(load, monkeypatch)
     (line,) = str(refused.value).splitlines()
-    assert line == "params.yaml: data: brought refuses: data.extra = 7; allowed: at most 6"
-
-
-def test_an_option_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(extra: int, *, fold: int) -> Dataset:
-        raise AssertionError(extra, fold)
-
-    with pytest.raises(UserError, match="fold"):
-        loaded(load, monkeypatch)
-
-
-def test_a_module_without_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "module", lambda *_: SimpleNamespace())
-    with pytest.raises(UserError, match="load"):
-        data.load(given("brought"), seed=3)
-
-
-def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(UserError) as refused:
-        data.load(given("nobody"), seed=0)
-    (line,) = str(refused.value).splitlines()
-    assert line == (
-        "params.yaml: data.name = 'nobody'; allowed: a module in stages/experiment/datasets: "
-        "digits, mnist1d"
+    assert (
+        line
+        == "params.yaml: data: brought rejected its options: data.extra = 7; allowed: at most 6"
     )
+
+
+@pytest.mark.parametrize("raised", ['ImportError("no kernel")', 'ValueError("no kernel")'])
+def test_a_library_that_cannot_be_loaded_is_no_mistake_in_the_parameters(
+    raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_broken_library.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load(extra: int) -> None:  # noqa: ARG001
+        importlib.import_module("a_broken_library")
+
+    with pytest.raises(UserError, match=r"datasets/brought\.py cannot be imported: "):
+        loaded(load, monkeypatch)
 
 
 # Wrong labels
@@ -215,10 +181,6 @@ def test_the_seed_decides_which_labels_are_wrong() -> None:
     one, again, other = (flipped_by(0.25, seed, "mnist1d").train.y for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
-
-
-def test_no_wrong_label_leaves_the_data_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert loaded(lambda extra: GOOD, monkeypatch)[0] is GOOD  # noqa: ARG005
 
 
 def test_labels_of_a_user_s_own_data_are_flipped_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,17 +228,9 @@ UNFIT = {
         GOOD._replace(train=TRAIN._replace(x=TRAIN.x.astype(np.float64))),
         "x_train is float64 of shape (20, 5); allowed: float32 with a row per sample",
     ),
-    "int32": (
-        GOOD._replace(test=TEST._replace(y=TEST.y.astype(np.int32))),
-        "y_test is int32 of shape (8,); allowed: int64 with a class per sample",
-    ),
     "a list": (
         GOOD._replace(validation=VALIDATION._replace(y=VALIDATION.y.tolist())),
         "y_validation is list of shape (10,); allowed: int64 with a class per sample",
-    ),
-    "images": (
-        GOOD._replace(train=TRAIN._replace(x=TRAIN.x[:, None])),
-        "x_train is float32 of shape (20, 1, 5); allowed: float32 with a row per sample",
     ),
     "one-hot labels": (
         GOOD._replace(train=TRAIN._replace(y=np.eye(3, dtype=np.int64)[TRAIN.y])),
@@ -311,10 +265,6 @@ UNFIT = {
         Dataset(*(part._replace(y=part.y + 1) for part in GOOD)),
         "y_train holds the classes 1, 2, 3; allowed: 0 to C - 1, ",
     ),
-    "negative classes": (
-        GOOD._replace(train=TRAIN._replace(y=TRAIN.y - 1)),
-        "y_train holds the classes -1, 0, 1; allowed: 0 to C - 1, ",
-    ),
     "one class": (
         Dataset(*(part._replace(y=part.y * 0) for part in GOOD)),
         "y_train holds the classes 0; allowed: 0 to C - 1, ",
@@ -324,10 +274,8 @@ UNFIT = {
         "y_train holds the classes 0, 2, 4, 6, 8, 10, 12, 14, 16, 18 ...; allowed: 0 to C - 1, ",
     ),
     "no data": (None, "load returns NoneType; allowed: a Dataset"),
-    "two parts": (GOOD[:2], "load returns tuple; allowed: a Dataset"),
     "arrays": (TRAIN.x, "load returns ndarray; allowed: a Dataset"),
     "four arrays": ((*TRAIN, *TEST), "load returns tuple; allowed: a Dataset"),
-    "three arrays": ((TRAIN.x, TRAIN.y, TEST.x), "load returns tuple; allowed: a Dataset"),
     "plain tuples": (tuple(map(tuple, GOOD)), "load returns tuple; allowed: a Dataset"),
     "parts that are no splits": (Dataset(*map(tuple, GOOD)), "allowed: a Dataset of Splits"),
 }

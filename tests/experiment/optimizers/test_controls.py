@@ -1,23 +1,28 @@
-"""The controls of the experiment: what each does to a gradient, and that replicates stay apart."""
+"""What the filters do to a gradient or an update, and that replicates stay apart."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from experiment.optimizers import filtered_update
 from experiment.optimizers.controls import (
-    FilteredAdam,
     PermutedEntries,
     RandomSubspace,
     create,
+    filter_gradients,
     rest,
     top_energy,
 )
 from experiment.training import optimizer
-from experiment.training.arithmetic import truncated
+from experiment.training.arithmetic import truncate
 
+SIDE = 7  # of the matrix of the 40 weights that `drawn` returns
 OPTIMIZERS = {
     "adam": ("adam", {}),
     "lrg_adam": ("lrg_adam", {"rank": 2}),
@@ -26,6 +31,8 @@ OPTIMIZERS = {
     "energy": ("controls", {"keep": "energy", "energy": 0.7}),
     "rest": ("controls", {"keep": "rest", "rank": 2}),
     "random": ("controls", {"keep": "random", "rank": 2}),
+    "sgd": ("low_rank", {"base": "torch.optim.SGD", "momentum": 0.9, "rank": 2}),
+    "update": ("filtered_update", {"rank": 2}),
 }
 
 
@@ -38,17 +45,24 @@ def best(matrix: Tensor, rank: int) -> Tensor:
     return ((u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]).float()
 
 
+def drawn() -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Weights of three replicates, and their gradients in three steps."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(3, *shape, generator=generator) for shape in ((5, 4), (5,), (3, 5))]
+    return weights, [[torch.randn(w.shape, generator=generator) for w in weights] for _ in range(3)]
+
+
 def steps(name: str, replicates: slice, **hyperparameters: object) -> list[Tensor]:
     """Weights of the replicates after three steps."""
-    generator = torch.Generator().manual_seed(1)
-    drawn = [torch.randn(3, *shape, generator=generator) for shape in ((5, 4), (5,), (3, 5))]
-    gradients = [[torch.randn(w.shape, generator=generator) for w in drawn] for _ in range(3)]
-    weights = [w[replicates].clone().requires_grad_() for w in drawn]
-    stepper = optimizer.create(name, weights, hyperparameters, "optimizer")
+    start, gradients = drawn()
+    weights = [w[replicates].clone().requires_grad_() for w in start]
+    streams = {r: np.random.default_rng(r) for r in range(len(weights[0]))}
+    steppers = optimizer.create(name, weights, hyperparameters, "optimizer", streams)
     for step in gradients:
         for weight, gradient in zip(weights, step, strict=True):
             weight.grad = gradient[replicates].clone()
-        stepper.step()
+        for stepper in steppers:
+            stepper.step(lambda _: torch.zeros(()))
     return weights
 
 
@@ -63,7 +77,7 @@ def test_replicates_do_not_mix(case: str) -> None:
 
 
 def test_truncation_is_the_best_approximation() -> None:
-    torch.testing.assert_close(truncated(matrices(), 2), best(matrices(), 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(truncate(matrices(), 2), best(matrices(), 2), rtol=0, atol=1e-5)
 
 
 def test_the_complement_is_the_rest() -> None:
@@ -116,20 +130,79 @@ def test_random_directions_are_new_each_time_and_the_same_each_run() -> None:
     )
 
 
-def test_a_filter_that_changes_nothing_is_adam_to_the_bit() -> None:
-    generator = torch.Generator().manual_seed(1)
-    drawn = torch.randn(3, 5, 4, generator=generator)
-    gradient = torch.randn(3, 5, 4, generator=generator)
-    results = []
-    for make in (
-        lambda weights: FilteredAdam(weights, lr=0.1, gradient_filter=lambda matrix: matrix),
-        lambda weights: torch.optim.Adam(weights, lr=0.1, fused=True),
-    ):
-        weight = drawn.clone().requires_grad_()
+def test_a_filter_that_changes_nothing_changes_nothing() -> None:
+    weights = [torch.randn(3, 5, 4, requires_grad=True), torch.randn(3, 2, requires_grad=True)]
+    gradients = [torch.randn(3, 5, 4), torch.randn(3, 2)]
+    for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient.clone()
-        make([weight]).step()
-        results.append(weight)
-    assert torch.equal(*results)
+    filter_gradients(weights, lambda matrix: matrix)
+    assert all(torch.equal(w.grad, g) for w, g in zip(weights, gradients, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["declared", "reversed", "transposed"])
+@pytest.mark.parametrize(
+    ("base", "more"),
+    [
+        ("torch.optim.SGD", {"momentum": 0.9, "nesterov": True}),
+        ("torch.optim.Adam", {"fused": True}),
+        ("torch.optim.Adafactor", {}),
+    ],
+)
+def test_full_rank_is_the_base_to_the_bit(base: str, more: dict[str, object], layout: str) -> None:
+    plain = steps(base, slice(None), lr=0.01, **more)
+    full = steps("low_rank", slice(None), lr=0.01, base=base, rank=SIDE, layout=layout, **more)
+    assert all(map(torch.equal, plain, full))
+
+
+LAYOUTS: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
+    "declared": lambda tensors: tensors,
+    "reversed": lambda tensors: tensors[::-1],
+    "transposed": lambda tensors: [t.mT if t.ndim == 3 else t for t in tensors],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_filter_before_sgd_is_the_best_approximation_of_its_layout(layout: str) -> None:
+    """With SGD at a rate of 1, the three changes add up to the filtered gradients."""
+    filtered, plain = (
+        steps("low_rank", slice(1), lr=1.0, base="torch.optim.SGD", rank=rank, layout=layout)
+        for rank in (2, SIDE)
+    )
+    start, gradients = drawn()
+    expected = [w[:1].clone() for w in start]
+    for gradient in gradients:
+        laid = LAYOUTS[layout]([g[:1] for g in gradient])
+        matrix = torch.cat([g.reshape(-1) for g in laid])
+        padded = functional.pad(matrix, (0, SIDE**2 - len(matrix))).view(SIDE, SIDE)
+        kept = best(padded, 2).flatten().split([*(g.numel() for g in laid), SIDE**2 - len(matrix)])
+        back = LAYOUTS[layout]([k.view(g.shape) for k, g in zip(kept, laid, strict=False)])
+        expected = [w - k for w, k in zip(expected, back, strict=True)]
+    for found, other, wanted in zip(filtered, plain, expected, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-4)
+        assert not torch.allclose(found, other, atol=0.1)
+
+
+def test_the_filtered_update_is_adam_s_update_truncated() -> None:
+    full, adam = (
+        steps(name, slice(None), lr=0.01, **rank)
+        for name, rank in (("filtered_update", {"rank": SIDE}), ("adam", {}))
+    )
+    assert all(map(torch.equal, full, adam))
+
+    weight = torch.randn(3, 6, 6, requires_grad=True)
+    before = weight.detach().clone()
+    twin = before.clone().requires_grad_()
+    stepper = filtered_update.create([weight], lr=0.1, rank=2)
+    adam = torch.optim.Adam([twin], lr=0.1)
+    for _ in range(2):  # the moments are those of the unfiltered gradients
+        start = weight.detach().clone(), twin.detach().clone()
+        weight.grad = torch.randn(3, 6, 6)
+        twin.grad = weight.grad.clone()
+        stepper.step()
+        adam.step()
+        torch.testing.assert_close(
+            weight.detach() - start[0], best(twin.detach() - start[1], 2), rtol=0, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -153,9 +226,9 @@ def test_a_control_that_makes_no_sense_is_refused(options: dict[str, object]) ->
 def test_a_diverged_replicate_leaves_the_spectra_of_the_others_alone() -> None:
     broken = matrices()
     broken[1, 0, 0] = torch.inf
-    found = truncated(broken, 2)
+    found = truncate(broken, 2)
     assert found[1].isnan().all()
     torch.testing.assert_close(found[0], best(matrices()[0], 2), rtol=0, atol=1e-5)
-    huge = truncated(matrices() * 1e25, 2)  # whose squares float32 cannot hold
+    huge = truncate(matrices() * 1e25, 2)  # whose squares float32 cannot hold
     torch.testing.assert_close(huge / 1e25, best(matrices(), 2), rtol=0, atol=1e-5)
-    assert not truncated(torch.zeros(1, 6, 6), 2).any()
+    assert not truncate(torch.zeros(1, 6, 6), 2).any()

@@ -1,4 +1,4 @@
-"""The rooms for modules of the user's: how they are found, and what they are given."""
+"""Plug-in packages: how a user's modules are found, and what they are given."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ import pytest
 
 from experiment.stage import plugins
 from experiment.stage.errors import UserError
-
-SHIPPED = {
-    "datasets": ["digits", "mnist1d"],
-    "networks": ["cnn", "logistic", "mlp"],
-    "optimizers": ["adam", "controls", "lrg_adam"],
-}
-
-
-@pytest.mark.parametrize("room", SHIPPED)
-def test_every_module_that_ships_is_found(room: str) -> None:
-    there = sorted(path.stem for path in (plugins.PLUGINS / room).glob("[a-z]*.py"))
-    assert set(SHIPPED[room]) <= set(there)
-    for name in there:
-        found = plugins.module(room, name, "params.yaml: key")
-        assert callable(found.load if room == "datasets" else found.create)
-        assert Path(found.__file__) == plugins.PLUGINS / room / f"{name}.py"
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "__init__", "../networks/mlp", "networks.mlp"])
@@ -49,6 +33,22 @@ def test_a_module_that_is_put_there_is_found(
     monkeypatch.setattr(plugins, "PLUGINS", tmp_path)
     monkeypatch.setattr(experiment.networks, "__path__", [str(tmp_path / "networks")])
     assert plugins.module("networks", "brought", "params.yaml: model.name").create == 5
+
+
+@pytest.mark.parametrize("content", ["def create(:\n", "import not_installed\n", "1 / 0\n"])
+def test_a_module_that_cannot_be_loaded_is_one_line(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import experiment.networks
+
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks/broken.py").write_text(content)
+    monkeypatch.setattr(plugins, "PLUGINS", tmp_path)
+    monkeypatch.setattr(experiment.networks, "__path__", [str(tmp_path / "networks")])
+    with pytest.raises(UserError) as rejected:
+        plugins.module("networks", "broken", "params.yaml: model.name")
+    (line,) = str(rejected.value).splitlines()
+    assert line.startswith("stages/experiment/networks/broken.py cannot be imported: ")
 
 
 OPTIONS = {"width": 3, "depth": 2}

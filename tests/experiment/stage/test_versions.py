@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from project import ROOT
+from project import ROOT, Project
 
 from experiment.stage import versions
 from experiment.stage.errors import UserError
@@ -66,6 +66,17 @@ def test_a_version_that_is_not_pinned_is_refused() -> None:
 def test_a_build_of_the_pinned_version_is_the_pinned_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(versions, "version", lambda _: "2.13.0+cu130")
+    found = versions.distribution("torch")
+    monkeypatch.setattr(type(found), "version", "2.13.0+cu130")
 
     assert versions.installed("torch") == "2.13.0"
+
+
+def test_the_copy_that_would_be_imported_is_what_counts(tmp_path: Path) -> None:
+    (tmp_path / "optuna").mkdir()
+    (tmp_path / "optuna/__init__.py").touch()
+
+    done = Project(ROOT).shell("python stages check_params", False, PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == 1
+    assert f"optuna==5.0.0, but another in {tmp_path}/optuna is installed" in done.stderr

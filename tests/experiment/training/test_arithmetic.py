@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from experiment.stage.data import Dataset, Split
 from experiment.training.arithmetic import linear, matmul, sqrt
 from experiment.training.loop import Group, RunConfig, train_group
-from studies.gradients import look
+from studies.gradients import analysis
 from studies.published import protocol
 
 SETTING = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (5,)}, 1, 16, "cpu", 0, "test")
@@ -107,7 +107,13 @@ def trained(optimizer: str, **hyperparameters: float | str) -> Callable[[], obje
 COMPUTED = {
     "adam": trained("adam"),
     "lrg_adam": trained("lrg_adam", rank=2),
-    "uncertified": trained("lrg_adam", rank=2, method="subspace"),
+    "randomized": trained("lrg_adam", rank=2, method="randomized"),
+    "layout": trained("low_rank", base="torch.optim.Adam", fused=True, rank=2, layout="reversed"),
+    "sgd": trained("low_rank", base="torch.optim.SGD", momentum=0.9, rank=2),
+    "update": trained("filtered_update", rank=2),
+    "schedule": lambda: train_group(
+        dataset(), Group(replace(SETTING, schedule="cosine", warmup=0.5), 0, 2)
+    ),
     "per_layer": trained("lrg_adam", rank=0.5, scope="parameter"),
     "permuted": trained("controls", keep="permuted", rank=2),
     "energy": trained("controls", keep="energy", energy=0.7),
@@ -115,8 +121,9 @@ COMPUTED = {
     "random": trained("controls", keep="random", rank=2),
     "cnn": lambda: train_group(dataset(), Group(replace(SETTING, model="cnn"), 0, 2)),
     "logistic": lambda: train_group(dataset(), Group(replace(SETTING, model="logistic"), 0, 2)),
-    "look": lambda: look.look(
-        look.Samples(*dataset()[:2]), look.Look(SETTING, 0, 2, (1,), ranks=(1, 3), batches=2)
+    "gradients": lambda: analysis.analyse(
+        analysis.Samples(*dataset()[:2]),
+        analysis.GradientTask(SETTING, 0, 2, (1,), ranks=(1, 3), batches=2),
     ),
     "published": lambda: protocol.repeat(
         dataset(),

@@ -12,7 +12,7 @@ from torch import nn
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
-from experiment.training.loop import Group, RunConfig, evaluate, taken_apart, train, train_group
+from experiment.training.loop import Group, RunConfig, evaluate, train, train_group, train_models
 from experiment.training.network import sample_losses
 from reference import ReferenceLRGAdam
 
@@ -121,28 +121,19 @@ def test_losses_are_means_over_samples() -> None:
 
 
 def test_a_group_reports_every_epoch_and_scores_the_test_set_once() -> None:
-    result = train_group(DATA, Group(LRG_SETTING, first=2, size=3))
-
-    assert result["validation_loss_nats"].shape == (3, SETTING.epochs + 1)
-    weights = last(LRG_SETTING, range(2, 5))
-    kept, others = taken_apart(result)
-    assert kept.keys() == weights.keys()
-    assert all(torch.equal(kept[name], weights[name]) for name in weights)
-    assert len(kept) + len(others) == len(result)
-    torch.testing.assert_close(result["test_loss_nats"], evaluate(NETWORK, weights, DATA.test).loss)
-    torch.testing.assert_close(
-        result["train_loss_nats"][:, -1], evaluate(NETWORK, weights, DATA.train).loss
-    )
-
-
-def test_a_group_without_a_curve_of_the_train_loss_has_its_last_point() -> None:
     group = Group(LRG_SETTING, first=2, size=3)
-    result, curve = (train_group(DATA, replace(group, train_curve=c)) for c in (False, True))
+    found = train_models(DATA, group)
+    weights = last(LRG_SETTING, range(2, 5))
+    assert found["validation_loss_nats"].shape == (3, SETTING.epochs + 1)
+    assert all(torch.equal(found.pop(f"weights.{name}"), weights[name]) for name in weights)
+    torch.testing.assert_close(found["test_loss_nats"], evaluate(NETWORK, weights, DATA.test).loss)
+    train_loss = found.pop("train_loss_nats")
+    torch.testing.assert_close(train_loss[:, -1], evaluate(NETWORK, weights, DATA.train).loss)
 
-    assert curve["train_loss_nats"].shape == (3, SETTING.epochs + 1)
-    assert torch.equal(result.pop("train_loss_nats"), curve.pop("train_loss_nats")[:, -1:])
-    assert result.keys() == curve.keys()
-    assert all(torch.equal(result[name], curve[name]) for name in curve)
+    short = train_group(DATA, replace(group, train_curve=False))
+    assert torch.equal(short.pop("train_loss_nats"), train_loss[:, -1:])
+    assert short.keys() == found.keys()
+    assert all(torch.equal(short[name], found[name]) for name in short)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lrg_adam"])

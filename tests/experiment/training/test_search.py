@@ -9,14 +9,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
+from project import ROOT
 
+from experiment.stage.params import Params, read_params
+from experiment.stage.schema import checked
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.search import Trial, on_boundary, search, table
+from experiment.training.search import (
+    Trial,
+    hyperparameters,
+    on_boundary,
+    search,
+    search_space,
+    table,
+)
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),
     "rank": IntDistribution(1, 118, log=True),
 }
+
+
+def params(**changes: object) -> Params:
+    given = read_params(ROOT / "params.yaml").model_dump()
+    return checked(Params, {**given, **changes}, "")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changes", "fixed", "space"),
+    [
+        ("adam", {}, {"weight_decay": 0}, {"lr": SPACE["lr"]}),
+        ("lrg_adam", {}, {"weight_decay": 0, "method": "gram"}, SPACE),
+        ("lrg_adam", {"rank": 5, "lrg_adam": {}}, {"rank": 5}, {"lr": SPACE["lr"]}),
+        (
+            "lrg_adam",
+            {"lrg_adam": {"eps": {"low": 0, "high": 0.1}, "iterations": {"low": 1, "high": 8}}},
+            {},
+            {**SPACE, "eps": FloatDistribution(0, 0.1), "iterations": IntDistribution(1, 8)},
+        ),
+    ],
+)
+def test_what_the_parameters_do_not_fix_is_searched(
+    optimizer: str, changes: dict, fixed: dict, space: dict
+) -> None:
+    found, searched = hyperparameters(params(**changes), optimizer)
+    assert found == fixed
+    assert search_space(searched, side=119) == space
 
 
 def bowl(points: Sequence[Hyperparameters]) -> list[float]:
@@ -40,23 +77,12 @@ def test_more_trials_begin_with_those_of_fewer(trials: int) -> None:
 def test_a_table_has_a_row_per_trial_and_the_best_loss_so_far() -> None:
     losses = [1.5, math.inf, 1.25, 2.0]
     trials = [Trial({"lr": 10.0**-number}, loss) for number, loss in enumerate(losses)]
-    rows = table(trials, {"rank": 5})
+    rows = table(trials, rank=5)
     assert list(rows["trial"]) == [0, 1, 2, 3]
     assert list(rows["lr"]) == [1, 0.1, 0.01, 0.001]
     assert list(rows["rank"]) == [5] * 4
     assert list(rows["trial_loss_nats"]) == losses
     assert list(rows["best_so_far_nats"]) == [1.5, 1.5, 1.25, 1.25]
-
-
-def test_a_wave_is_proposed_before_any_of_it_is_known() -> None:
-    sizes = []
-
-    def losses(points: Sequence[Hyperparameters]) -> list[float]:
-        sizes.append(len(points))
-        return bowl(points)
-
-    search(SPACE, losses, trials=10, wave=4, seed=0)
-    assert sizes == [4, 4, 2]
 
 
 def test_the_search_learns_from_what_it_was_told() -> None:

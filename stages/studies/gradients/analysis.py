@@ -43,10 +43,10 @@ class Samples(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
-    """Replicates `first` to `first + size - 1` of a setting, analysed after some epochs."""
+class GradientTask:
+    """Replicates `first` to `first + size - 1` of a training, analysed after some epochs."""
 
-    setting: RunConfig
+    config: RunConfig
     first: int
     size: int
     epochs: tuple[int, ...]
@@ -128,7 +128,7 @@ class Moments:
         return (mean / (1 - BETA1**count)) / (sqrt(square / (1 - BETA2**count)) + EPS)
 
 
-def look(data: Samples, task: Look) -> Result:
+def analyse(data: Samples, task: GradientTask) -> Result:
     """Measure gradients and updates after each of the task's epochs.
 
     Args:
@@ -136,92 +136,90 @@ def look(data: Samples, task: Look) -> Result:
         task: what to analyse.
 
     Returns:
-        Quantities (R, epochs, batches, K), float64, for K ranks. Those named `step_...` have
-        at most STEPS batches; `retention_...` and `quiet` have one entry for all batches.
+        Quantities (R, epochs, batches, K), float64, for K ranks. Those named `step_...` have at
+        most STEPS batches; `retention_fresh` has one entry for all batches.
 
         Of gradients, with sums over the batches of a replicate after one epoch:
 
         - `energy`: E_k = |F_k g|^2 / |g|^2 of one batch.
         - `energy_permuted`: the same with the entries of g permuted during truncation.
-        - `raw_cosine_train`: cos(g, gbar). `raw_cosine_fresh`: cos(g, gpop).
-        - `cosine_train`: cos(F_k g, gbar) - cos(g, gbar). `cosine_fresh`: the same with gpop.
+        - `raw_cosine_fresh`: cos(g, gpop).
+        - `cosine_fresh`: cos(F_k g, gpop) - cos(g, gpop). `cosine_train`: the same with gbar.
         - `cosine_permuted`: `cosine_fresh` with the entries of g permuted during truncation.
-        - `retention_train`: R_k - sqrt(E_k), R_k = sum <F_k g, gbar> / sum <g, gbar> and
-          E_k = sum |F_k g|^2 / sum |g|^2. `retention_fresh`: the same with gpop.
-        - `leak`: share of the approximation's energy where the gradient is exactly zero.
-        - `quiet`: share of coordinates whose gradient was exactly zero in all of the last epoch.
+        - `retention_fresh`: R_k - sqrt(E_k), R_k = sum <F_k g, gpop> / sum <g, gpop> and
+          E_k = sum |F_k g|^2 / sum |g|^2.
 
         Of updates, which Adam's moments make from gradients:
 
-        - `step_cosine`: gain in cos(update, gpop).
         - `step_loss_fresh`: loss (nats) on fresh samples after an update scaled to the norm of
           Adam's, minus that after Adam's. `step_loss_train`: the same on all training samples.
-        - `step_leak`: share of the update's energy in the quiet coordinates. `step_leak_adam`: that
-          of Adam's own update.
+        - `step_leak`: share of the update's energy in coordinates whose gradient was exactly zero
+          in all of the last epoch. `step_leak_adam`: that of Adam's own update.
 
     """
     found: dict[str, list[Tensor]] = defaultdict(list)
     moments = Moments(task.ranks)
     replicates = range(task.first, task.first + task.size)
-    network = task.setting.network(data.train)
+    network = task.config.network(data.train)
     orders = _orders(task, network)
-    trained = train(task.setting, network, data.train, replicates, moments.step)
+    trained = train(task.config, network, data.train, replicates, moments.step)
     for epoch, weights in enumerate(trained):
         if epoch in task.epochs:
-            place: dict[str, list[Tensor]] = defaultdict(list)
+            here: dict[str, list[Tensor]] = defaultdict(list)
             products = torch.zeros((), dtype=torch.float64)
             batches = _batches(data, task, network, epoch, weights)
             for number, (flat, bar, population) in enumerate(batches):
                 filtered, energy = approximations(flat, task.ranks)
                 cosines = _cosines(flat, filtered, energy, bar, population, task.ranks, orders)
                 for name, value in cosines.items():
-                    place[name].append(value)
-                products = products + _products(flat, filtered, bar, population)
+                    here[name].append(value)
+                products = products + _products(flat, filtered, population)
                 if number < STEPS:
                     updates = moments.updates(flat)
                     for name, value in _steps(
-                        data, task, network, weights, updates, population, moments.quiet
+                        data, task, network, weights, updates, moments.quiet
                     ).items():
-                        place[name].append(value)
-            silent = moments.quiet.double().mean(1, keepdim=True).expand(-1, len(task.ranks))
-            for name, value in {**_retention(products), "quiet": silent}.items():
-                place[name].append(value)
-            for name, values in place.items():
+                        here[name].append(value)
+            here["retention_fresh"].append(_retention(products))
+            for name, values in here.items():
                 found[name].append(torch.stack(values, dim=1))
         moments.listen()
     return {name: torch.stack(values, dim=1).double().cpu() for name, values in found.items()}
 
 
-def _orders(task: Look, network: Network) -> Tensor:
+def _orders(task: GradientTask, network: Network) -> Tensor:
     """One permutation of the coordinates per replicate, (R, P)."""
     coordinates = sum(map(math.prod, network.shapes.values()))
     drawn = [
-        stream(task.setting.seed, "studies, permuted", replicate).permutation(coordinates)
+        stream(task.config.seed, "studies, permuted", replicate).permutation(coordinates)
         for replicate in range(task.first, task.first + task.size)
     ]
-    return torch.from_numpy(np.stack(drawn)).to(task.setting.device)
+    return torch.from_numpy(np.stack(drawn)).to(task.config.device)
 
 
 def _batches(
-    data: Samples, task: Look, network: Network, epoch: int, weights: Weights
+    data: Samples, task: GradientTask, network: Network, epoch: int, weights: Weights
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Gradients (R, P) of random batches, each with those of all training and all fresh samples.
 
-    Every replicate draws its own batches, so that replicates are independent.
+    Every replicate draws its own batches, so that replicates are independent. The noise of a batch
+    is scaled as it is in training.
     """
-    device = task.setting.device
+    device = task.config.device
     x, y = tensors(data.train, device)
     bar = flat_gradient(network, weights, x, y)
     population = flat_gradient(network, weights, *tensors(data.fresh, device))
     for number in range(task.batches):
         drawn = [
-            stream(task.setting.seed, "studies, gradients", replicate, epoch, number).choice(
-                len(y), task.setting.batch_size, replace=False
+            stream(task.config.seed, "studies, gradients", replicate, epoch, number).choice(
+                len(y), task.config.batch_size, replace=False
             )
             for replicate in range(task.first, task.first + task.size)
         ]
         batch = torch.from_numpy(np.stack(drawn)).to(device)
-        yield flat_gradient(network, weights, x[batch], y[batch]), bar, population
+        flat = flat_gradient(network, weights, x[batch], y[batch])
+        noise = task.config.noise
+        yield (flat if noise == 1 else bar + noise * (flat - bar)), bar, population
 
 
 def _cosines(
@@ -239,42 +237,38 @@ def _cosines(
     result = {
         "energy": energy[:, columns],
         "energy_permuted": permuted_energy[:, columns],
-        "leak": _share(filtered, flat == 0).T,
     }
-    targets = {"train": bar, "fresh": population}
-    raw = {name: cosine(flat, target) for name, target in targets.items()}
-    for name, target in targets.items():
-        result[f"raw_cosine_{name}"] = raw[name][:, None].expand(-1, len(columns))
-        result[f"cosine_{name}"] = (cosine(filtered, target) - raw[name]).T
+    for name, target in (("train", bar), ("fresh", population)):
+        raw = cosine(flat, target)
+        result[f"cosine_{name}"] = (cosine(filtered, target) - raw).T
+    result["raw_cosine_fresh"] = raw[:, None].expand(-1, len(columns))
     shuffled = cosine(permuted, population.gather(1, orders))
-    return {**result, "cosine_permuted": (shuffled - raw["fresh"]).T}
+    return {**result, "cosine_permuted": (shuffled - raw).T}
 
 
-def _products(flat: Tensor, filtered: Tensor, bar: Tensor, population: Tensor) -> Tensor:
-    """Inner products (3, K + 1, R) of g and its F_k g with gbar, gpop and g, in float64."""
+def _products(flat: Tensor, filtered: Tensor, population: Tensor) -> Tensor:
+    """Inner products (2, K + 1, R) of g and its F_k g with gpop and g, in float64."""
     stacked = torch.cat([flat[None], filtered]).double()
-    return torch.stack([(stacked * target).sum(-1) for target in (bar, population, flat)])
+    return torch.stack([(stacked * target).sum(-1) for target in (population, flat)])
 
 
-def _retention(products: Tensor) -> dict[str, Tensor]:
-    """The criterion R_k - sqrt(E_k), (R, K) each, from the sums of `_products` over batches.
+def _retention(products: Tensor) -> Tensor:
+    """The criterion R_k - sqrt(E_k), (R, K), from the sums of `_products` over batches.
 
-    A single batch's <g, gbar> may be near zero; their sum is not, as long as batches agree.
+    A single batch's <g, gpop> may be near zero; their sum is not, as long as batches agree.
     """
     # F_k is a projection, so <F_k g, g> = |F_k g|^2 and the last ratio is E_k.
-    train, fresh, energy = products[:, 1:] / products[:, :1]
-    root = sqrt(energy.clamp(min=0))
-    return {"retention_train": (train - root).T, "retention_fresh": (fresh - root).T}
+    retained, energy = products[:, 1:] / products[:, :1]
+    return (retained - sqrt(energy.clamp(min=0))).T
 
 
 @torch.no_grad()
 def _steps(
     data: Samples,
-    task: Look,
+    task: GradientTask,
     network: Network,
     weights: Weights,
     updates: Tensor,
-    population: Tensor,
     quiet: Tensor,
 ) -> dict[str, Tensor]:
     """What truncation does to Adam's updates, (R, K) each."""
@@ -282,7 +276,7 @@ def _steps(
         "fresh": Split(data.fresh.x[:JUDGES], data.fresh.y[:JUDGES]),
         "train": data.train,
     }
-    lr = float(task.setting.hyperparameters["lr"])
+    lr = float(task.config.hyperparameters["lr"])
     norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
     steps = updates * (lr * norms[:1] / norms)
     losses: dict[str, list[Tensor]] = defaultdict(list)
@@ -295,11 +289,9 @@ def _steps(
         for name, judge in judges.items():
             losses[name].append(evaluate(network, moved, judge).loss)
     loss = {name: torch.stack(values) for name, values in losses.items()}
-    cosines = cosine(updates, population)
     share = _share(updates, quiet)
     return {
         **{f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()},
-        "step_cosine": (cosines[1:] - cosines[:1]).T,
         "step_leak": share[1:].T,
         "step_leak_adam": share[:1].T.expand(-1, len(updates) - 1),
     }

@@ -1,6 +1,8 @@
-"""The look at gradients: independent replicates, and ratios of sums."""
+"""The analysis of gradients: independent replicates, and ratios of sums."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +10,10 @@ import torch
 
 from experiment.stage.data import Split
 from experiment.training.loop import RunConfig
-from studies.gradients import look
-from studies.gradients.look import Look, Samples, flat_gradient
+from studies.gradients import analysis
+from studies.gradients.analysis import GradientTask, Samples, analyse, flat_gradient
 
-SETTING = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (3,)}, 1, 8, "cpu", 0, "test")
+CONFIG = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (3,)}, 1, 8, "cpu", 0, "test")
 RANKS = (1, 3)
 
 
@@ -25,15 +27,15 @@ def samples() -> Samples:
     )
 
 
-NETWORK = SETTING.network(samples().train)
+NETWORK = CONFIG.network(samples().train)
 
 
 def batch_gradients(first: int, size: int) -> torch.Tensor:
     """Gradients (R, batches, P) of replicates that all have the same weights."""
     weights = NETWORK.initial_weights([np.random.default_rng(1)])
     shared = {name: w.expand(size, *w.shape[1:]).clone() for name, w in weights.items()}
-    task = Look(SETTING, first, size, (0,), RANKS, 2)
-    found = look._batches(samples(), task, NETWORK, 0, shared)
+    task = GradientTask(CONFIG, first, size, (0,), RANKS, 2)
+    found = analysis._batches(samples(), task, NETWORK, 0, shared)
     return torch.stack([flat for flat, _, _ in found], dim=1)
 
 
@@ -50,7 +52,7 @@ def test_gradient_of_own_samples_is_that_of_shared_ones(monkeypatch: pytest.Monk
     weights = NETWORK.initial_weights([np.random.default_rng(i) for i in range(2)])
     x, y = map(torch.from_numpy, samples().train)
     whole = flat_gradient(NETWORK, weights, x, y)
-    monkeypatch.setattr(look, "CHUNK", 10)
+    monkeypatch.setattr(analysis, "CHUNK", 10)
     for parts in ((x, y), (x.expand(2, -1, -1), y.expand(2, -1))):
         torch.testing.assert_close(flat_gradient(NETWORK, weights, *parts), whole)
 
@@ -61,11 +63,10 @@ def test_retention_is_a_ratio_of_sums_over_batches() -> None:
     batches = torch.tensor([[[0.0, 2.0]], [[2.0, 1.0]]])
     kept = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]])
     products = sum(
-        look._products(flat, filtered[None], target, target)
+        analysis._products(flat, filtered[None], target)
         for flat, filtered in zip(batches, kept, strict=True)
     )
-    found = look._retention(products)["retention_train"]
-    assert found.item() == pytest.approx(1 - (4 / 9) ** 0.5)
+    assert analysis._retention(products).item() == pytest.approx(1 - (4 / 9) ** 0.5)
 
 
 def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> None:
@@ -77,9 +78,9 @@ def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> Non
     put_back = np.empty(30)
     put_back[order] = ((u[:, :2] * s[:2]) @ vh[:2]).ravel()[:30]
 
-    kept, energy = look.approximations(flat, (2,))
+    kept, energy = analysis.approximations(flat, (2,))
     orders = torch.from_numpy(order)[None]
-    found = look._cosines(flat, kept, energy, population, population, (2,), orders)
+    found = analysis._cosines(flat, kept, energy, population, population, (2,), orders)
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -96,7 +97,7 @@ def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> Non
 
 def test_every_replicate_has_an_order_of_its_own_in_any_group() -> None:
     three, last = (
-        look._orders(Look(SETTING, first, size, (1,), RANKS, 1), NETWORK)
+        analysis._orders(GradientTask(CONFIG, first, size, (1,), RANKS, 1), NETWORK)
         for first, size in ((0, 3), (2, 1))
     )
     assert (three.sort(dim=1).values == torch.arange(three.shape[1])).all()
@@ -104,29 +105,47 @@ def test_every_replicate_has_an_order_of_its_own_in_any_group() -> None:
     assert torch.equal(three[2:], last)
 
 
-def test_quiet_coordinates_are_those_of_inputs_that_are_zero() -> None:
-    """The first layer's weights of four inputs that are never on, 12 of 133 coordinates."""
+def test_only_updates_from_truncated_gradients_reach_where_no_gradient_ever_was() -> None:
+    """The first layer's weights of four inputs that are never on."""
     whole = samples()
     whole.train.x[:, :4] = 0
-    found = look.look(whole, Look(SETTING, 0, 2, (1,), RANKS, 2))
-    weights = sum(int(np.prod(shape)) for shape in NETWORK.shapes.values())
-    assert (found["quiet"] >= 4 * 3 / weights - 1e-12).all()
-    assert (found["quiet"] < 1).all()
+    found = analyse(whole, GradientTask(CONFIG, 0, 2, (1,), RANKS, 2))
+    assert (found["step_leak"] > 0).all()
+    assert (found["step_leak_adam"] < found["step_leak"]).all()
+
+
+def test_the_noise_of_a_batch_is_scaled_as_in_training() -> None:
+    """Twice the distance from the gradient of all samples, which itself stays."""
+    given, weights = samples(), NETWORK.initial_weights([np.random.default_rng(1)])
+    (plain, bar, _), (noisy, same, _) = (
+        next(
+            analysis._batches(
+                given,
+                GradientTask(replace(CONFIG, noise=noise), 0, 1, (0,), RANKS, 1),
+                NETWORK,
+                0,
+                weights,
+            )
+        )
+        for noise in (1, 2)
+    )
+    assert torch.equal(bar, same)
+    torch.testing.assert_close(noisy - bar, 2 * (plain - bar))
 
 
 def test_fresh_samples_stand_for_the_population_and_are_not_trained_on() -> None:
     """They decide what is said of them, and neither the trajectory nor what is said of it."""
-    given, task = samples(), Look(SETTING, 0, 2, (1,), RANKS, 2)
-    found = look.look(given, task)
+    given, task = samples(), GradientTask(CONFIG, 0, 2, (1,), RANKS, 2)
+    found = analyse(given, task)
     fresh = given.fresh
-    other = look.look(given._replace(fresh=Split(fresh.x[::-1] * 2, fresh.y)), task)
-    of_fresh = {name for name in found if "fresh" in name} | {"cosine_permuted", "step_cosine"}
+    other = analyse(given._replace(fresh=Split(fresh.x[::-1] * 2, fresh.y)), task)
+    of_fresh = {name for name in found if "fresh" in name} | {"cosine_permuted"}
     for name, values in found.items():
         assert torch.equal(values, other[name]) == (name not in of_fresh), name
 
 
-def test_look_has_an_entry_for_each_batch_and_one_of_retention() -> None:
-    found = look.look(samples(), Look(SETTING, 0, 2, (1,), RANKS, 2))
+def test_there_is_an_entry_for_each_batch_and_one_of_retention() -> None:
+    found = analyse(samples(), GradientTask(CONFIG, 0, 2, (1,), RANKS, 2))
     assert found["cosine_fresh"].shape == (2, 1, 2, 2)
     assert found["retention_fresh"].shape == (2, 1, 1, 2)
     assert torch.isfinite(found["retention_fresh"]).all()
