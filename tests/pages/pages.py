@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from project import ROOT
 
@@ -19,14 +20,9 @@ class Page:
     def source(self) -> str:
         return (ROOT / self.path).read_text()
 
-    @cached_property
-    def lines(self) -> list[str]:
-        return self.source.splitlines()
-
-    @cached_property
-    def text(self) -> str:
-        """The same without its line breaks, so that a sentence can be looked for."""
-        return " ".join(self.source.split())
+    @property
+    def folder(self) -> Path:
+        return (ROOT / self.path).parent
 
     def blocks(self, language: str) -> list[str]:
         """The blocks of code in a language."""
@@ -35,8 +31,8 @@ class Page:
 
     @cached_property
     def prose(self) -> str:
-        """The page without its blocks of code."""
-        return re.sub(r"^```.*?^```$", "", self.source, flags=re.DOTALL | re.MULTILINE)
+        """The page without its blocks of code and the calls that make its tables."""
+        return re.sub(r"^```.*?^```$|<!--.*?-->", "", self.source, flags=re.DOTALL | re.MULTILINE)
 
     @cached_property
     def quoted(self) -> list[str]:
@@ -46,8 +42,12 @@ class Page:
 
 FRONT = Page("README.md")
 DETAIL = Page("stages/README.md")
-STUDIES = Page("stages/studies/README.md")
-BENCHMARK = Page("stages/benchmark/README.md")
 OPTIMIZER = Page("stages/lrg_adam/README.md")
-CONTRIBUTING = Page("CONTRIBUTING.md")
-PAGES = (FRONT, DETAIL, STUDIES, BENCHMARK, OPTIMIZER, CONTRIBUTING)
+PAGES = (
+    FRONT,
+    DETAIL,
+    Page("stages/studies/README.md"),
+    Page("stages/benchmark/README.md"),
+    OPTIMIZER,
+    Page("CONTRIBUTING.md"),
+)

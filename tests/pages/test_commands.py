@@ -1,22 +1,21 @@
-"""Every command on the pages names stages, modules, parameters and options that there are."""
+"""Every command on the pages names what there is, and the questions are answered."""
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 import shlex
 import tomllib
-from argparse import Namespace
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
+from processes import AFTER_KILL, WAY_BACK
 from project import ROOT, Project
 
-from .pages import FRONT, PAGES, Page
+from .pages import DETAIL, FRONT, PAGES, Page
 
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROGRAMS = ("dvc", "python", "pip", "pytest", "git", "dask", "ruff", "mypy", "rm")
@@ -37,8 +36,6 @@ def simple(line: str) -> Iterator[list[str]]:
 def commands(page: Page) -> Iterator[list[str]]:
     """Every command on a page, in blocks and in sentences."""
     lines = [line for block in page.blocks("sh") for line in block.splitlines()]
-    for block in page.blocks("console"):
-        lines += [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     for quoted in page.quoted:
         first = re.sub(rf"^({VARIABLE} )*", "", quoted).split()
         if first and first[0] in PROGRAMS and not re.search(r"\.\w+$", first[0]):
@@ -47,147 +44,127 @@ def commands(page: Page) -> Iterator[list[str]]:
         yield from simple(line)
 
 
-ALL = [(page, words) for page in PAGES for words in commands(page)]
+def of(program: str) -> list[list[str]]:
+    """The commands of one program on all pages, without the variables before it."""
+    found = {}
+    for page in PAGES:
+        for words in commands(page):
+            bare = [word for word in words if not re.fullmatch(VARIABLE, word)]
+            if bare and bare[0] == program:
+                found[shlex.join(bare[1:])] = bare[1:]
+    return list(found.values())
 
 
-def of(program: str) -> list[tuple[Page, list[str]]]:
-    """The commands of one program, without the variables before it."""
-    found = []
-    for page, words in ALL:
-        bare = [word for word in words if not re.fullmatch(VARIABLE, word)]
-        if bare and bare[0] == program:
-            found.append((page, bare[1:]))
+@cache
+def addresses() -> set[str]:
+    """The pipelines and stages that a command may name."""
+    found = {MINE}
+    for path in [ROOT / "dvc.yaml", *(ROOT / "stages").rglob("dvc.yaml")]:
+        pipeline = str(path.relative_to(ROOT))
+        stages = list(Project(ROOT).stages(pipeline))
+        names = {*stages, *(stage.split("@")[0] for stage in stages)}
+        found |= {pipeline, *(f"{pipeline}:{name}" for name in names)}
+        found |= names if pipeline == "dvc.yaml" else set()
     return found
 
 
-def described(case: object) -> str:
-    return " ".join(case) if isinstance(case, list) else case.path
-
-
-def understood(words: list[str]) -> Namespace | None:
-    """What DVC makes of a command; None for one that a sentence only names."""
+@pytest.mark.parametrize("words", of("dvc"), ids=shlex.join)
+def test_dvc_knows_the_command_and_what_it_names(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     parser = get_main_parser()
     try:
-        return parser.parse_args(words)
-    except Exception:
+        given = parser.parse_args(words)
+    except Exception:  # a sentence may name a command without what it needs
         with pytest.raises(SystemExit) as ended:
             parser.parse_args([*words, "--help"])
         assert ended.value.code == 0
         assert not any(word.startswith("-") for word in words)
-        return None
-
-
-def addresses() -> set[str]:
-    """The pipelines and stages that a command may name."""
-    found = set()
-    for path in [ROOT / "dvc.yaml", *(ROOT / "stages").rglob("dvc.yaml")]:
-        pipeline = str(path.relative_to(ROOT))
-        stages = list(Project(ROOT).stages(pipeline))
-        names = [*stages, *{stage.split("@")[0] for stage in stages}]
-        found |= {pipeline, *(f"{pipeline}:{name}" for name in names)}
-        if pipeline == "dvc.yaml":
-            found |= set(names)
-    return found | {MINE}
-
-
-@pytest.mark.parametrize(("page", "words"), of("dvc"), ids=described)
-def test_dvc_understands_it_and_knows_what_it_names(
-    page: Page, words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = understood(words)
-    capsys.readouterr()
-    if given is None:
         return
+    finally:
+        capsys.readouterr()
     if words[0] in ("repro", "status", "commit", "dag") or words[:2] == ["exp", "run"]:
         targets = getattr(given, "targets", None) or [getattr(given, "target", None)]
-        assert set(filter(None, targets)) <= addresses(), page.path
+        assert set(filter(None, targets)) <= addresses()
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for change in getattr(given, "set_param", None) or []:
-        key, value = change.split("=")
+        key, _, _ = change.partition("=")
         found = params
-        for part in key.split("."):
-            assert part in found, page.path
+        for part in [] if key.startswith("+") else key.split("."):
+            assert part in found
             found = found[part]
-        if key in ("data.name", "model.name"):
-            room = {"data.name": "datasets", "model.name": "networks"}[key]
-            module = f"stages/experiment/{room}/{value}.py"
-            assert (ROOT / module).exists() or f"`{module}`" in FRONT.source
 
 
-@pytest.mark.parametrize(("page", "words"), of("python"), ids=described)
-def test_there_is_such_a_module(page: Page, words: list[str]) -> None:
-    assert words[0] == "stages", page.path
-    if words[1:] and words[1] != "NAME":
-        assert (ROOT / "stages" / f"{words[1].replace('.', '/')}.py").exists()
-
-
-@pytest.mark.parametrize(("page", "words"), of("pip"), ids=described)
-def test_there_are_such_extras(page: Page, words: list[str]) -> None:
-    if words[1].startswith("torch"):
-        assert words[1] in (ROOT / "constraints.txt").read_text().splitlines(), page.path
-        assert words[2:] == ["--index-url", "https://download.pytorch.org/whl/cpu"]
-        return
-    assert words[:4] == ["install", "-c", "constraints.txt", "-e"], page.path
-    extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[4])[1] or ""
-    known = CONFIGURATION["project"]["optional-dependencies"]
-    assert set(filter(None, extras.split(","))) <= known.keys()
-
-
-@pytest.mark.parametrize(("page", "words"), of("pytest"), ids=described)
-def test_there_is_such_a_marker_or_folder(page: Page, words: list[str]) -> None:
-    markers = CONFIGURATION["tool"]["pytest"]["ini_options"]["markers"]
-    names = {marker.partition(":")[0] for marker in markers}
+@pytest.mark.parametrize("words", of("python") + of("pytest"), ids=shlex.join)
+def test_there_is_such_a_module_folder_or_marker(words: list[str]) -> None:
     if words[:1] == ["-m"]:
-        assert words[1] in names, page.path
+        markers = CONFIGURATION["tool"]["pytest"]["ini_options"]["markers"]
+        assert words[1] in {marker.partition(":")[0] for marker in markers}
+    elif words[:1] == ["stages"] and words[1:] != ["NAME"]:
+        assert (ROOT / "stages" / f"{words[1].replace('.', '/')}.py").exists()
     else:
-        assert all((ROOT / word).exists() for word in words), page.path
+        assert all((ROOT / word).exists() for word in words[:1])
 
 
-def test_there_are_such_variables() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
-    set_ = {word.partition("=")[0] for _, words in ALL for word in words[:1] if "=" in word}
-    assert set_ >= {"EXPERIMENT_WORKERS", "DASK_SCHEDULER_ADDRESS"}
-    assert all(variable in source for variable in set_ - {"PYTHONPATH"})
-
-
-def test_the_same_line_shows_experiments_on_both_pages() -> None:
-    lines = {shlex.join(words) for _, words in of("dvc") if words[:2] == ["exp", "show"]}
-    assert len(lines) == 1, lines
+@pytest.mark.parametrize("words", of("pip"), ids=shlex.join)
+def test_there_are_such_extras(words: list[str]) -> None:
+    known = CONFIGURATION["project"]["optional-dependencies"].keys()
+    extras = re.search(r"\[([\w,]+)\]$", words[-1])
+    assert set(extras[1].split(",") if extras else []) <= known
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [word for word in words if "==" in word and word not in pinned] == []
 
 
 def test_the_way_back_is_the_one_that_is_tested() -> None:
-    """Of the tests of interruptions, which take this way after all that may have gone wrong."""
-    found = [
-        ast.literal_eval(node.value)
-        for path in (ROOT / "tests/pipeline").glob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WAY_BACK"
+    assert WAY_BACK in FRONT.source
+    assert AFTER_KILL in DETAIL.source
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with results."""
+    project = Project.fresh(tmp_path_factory.mktemp("answered") / "project")
+    project.dvc("repro")
+    project.commit("Results")
+    return project
+
+
+# Own studies are asked in the recipe of an optimizer.
+QUESTIONS = re.findall(
+    r"^\| What .*\| `dvc (exp run -S ([\w.]+)=(\w+(?:\.\d+)?))` \|", FRONT.source, re.M
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "key", "value"), QUESTIONS)
+def test_a_question_is_answered(
+    command: str, key: str, value: str, answered: Project, tmp_path: Path
+) -> None:
+    project = answered.copy(tmp_path / "project")
+    metrics = {path: content for path, content in project.read().items() if "metrics/" in path}
+
+    project.dvc(*command.split())
+
+    assert {path: project.read()[path] for path in metrics} != metrics
+    params = project.run("git", "diff", "--unified=0", "params.yaml").stdout.splitlines()[5:]
+    assert [line.strip("+ ") for line in params if line.startswith("+")] == [
+        f"{key.rpartition('.')[2]}: {value}"
     ]
-    after = FRONT.source.partition("To return to the committed parameters and results")[2]
-    block = re.search(r"^```sh\n(.*?)^```$", after, re.DOTALL | re.MULTILINE)
-    assert [block[1].strip()] == [given.strip() for given in found]
 
 
-@pytest.mark.slow  # a pipeline runs
-def test_the_table_of_experiments_shows_the_comparison_and_fits_a_screen(tmp_path: Path) -> None:
-    project = Project.fresh(tmp_path / "project")
-    project.dvc("exp", "run", "-S", "rank=3", "-S", "seed=1")
-    (show,) = {shlex.join(words) for _, words in of("dvc") if words[:2] == ["exp", "show"]}
+@pytest.mark.slow
+def test_experiments_are_shown_by_name_and_fit_a_screen(answered: Project, tmp_path: Path) -> None:
+    project = answered.copy(tmp_path / "project")
+    project.dvc("exp", "run", "-n", "mine", "-S", "rank=3")
+    (show,) = [words for words in of("dvc") if words[:2] == ["exp", "show"]]
 
-    table = project.dvc(*shlex.split(show), "--no-pager", COLUMNS="120").stdout
+    lines = project.dvc(*show, "--no-pager", COLUMNS="120").stdout.splitlines()
 
-    _, header, _, *rows, _ = filter(str.strip, table.splitlines())
+    assert max(map(len, lines)) <= 120
+    (header,) = [line.split() for line in lines if "rank" in line]
     measure = "test_loss_nats"
-    assert set(header.split()) == {
-        *("rank", "seed"),
-        *(f"{measure}.{name}" for name in ("adam", "lrg_adam", "difference", "verdict")),
-    }
-    assert max(map(len, table.splitlines())) <= 120
-    shown = [dict(zip(header.split(), row.split(), strict=True)) for row in rows]
-    assert {"3", "tuned"} == {row["rank"] for row in shown}
-    assert {"1", "0"} == {row["seed"] for row in shown}
-    found = json.loads((project.folder / "metrics/comparison.json").read_text())[measure]
-    for row in shown:
-        if row["rank"] == "3":
-            assert row[f"{measure}.verdict"] == found["verdict"]
-            assert float(row[f"{measure}.adam"]) == pytest.approx(found["adam"], rel=1e-4)
+    columns = {f"{measure}.{name}" for name in ("adam", "lrg_adam", "difference", "verdict")}
+    assert {"Experiment", "rank"} | columns <= set(header)
+    assert any("mine" in line and " 3 " in line for line in lines)
+    for what in ("params", "metrics"):
+        assert {"params": "rank", "metrics": measure}[what] in project.dvc(what, "diff").stdout

@@ -1,0 +1,285 @@
+"""Rewrite the tables on the pages from the committed files: python stages/pages.py.
+
+A page marks a table with the call that prints it:
+
+    <!-- [[[cog study("noise_dial") ]]] -->
+    <!-- [[[end]]] -->
+
+`python stages/pages.py --check` changes no page, and fails if one is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import networkx
+import pandas as pd
+import yaml
+from cogapp import Cog
+
+from experiment.report.measures import MEASURES
+from experiment.report.statistics import mean_interval
+
+PAGES = ("README.md", *(f"stages/{room}README.md" for room in ("", "studies/", "benchmark/")))
+STUDIES = Path("metrics/studies")
+
+
+@cache
+def read(path: str) -> dict[str, Any]:
+    """A committed file of JSON or YAML."""
+    return (json.loads if path.endswith(".json") else yaml.safe_load)(Path(path).read_text())
+
+
+class Interval(NamedTuple):
+    """A number and the ends of its interval; a format is applied to each."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __format__(self, form: str) -> str:
+        mean, low, high = (format(float(number), form) for number in self)
+        return "" if math.isnan(self.mean) else f"{mean} ({low} to {high})"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table in Markdown."""
+    header = list(header)
+    for cells in (header, ["---"] * len(header), *rows):
+        print("|", " | ".join(map(str, cells)), "|")
+
+
+def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print a table of records, those of a file of JSON by `name`, with a format for each header.
+
+    `X`, `X_low` and `X_high` become one Interval. A record that lacks a key is left out.
+    """
+    if not isinstance(rows, str):
+        records = rows
+    elif rows.endswith(".csv"):
+        records = pd.read_csv(rows).to_dict("records")
+    else:
+        named = {name.replace("_", " "): one for name, one in read(rows).items()}
+        records = [{"name": name, **one} for name, one in named.items() if isinstance(one, dict)]
+    keys = set(re.findall(r"\{(\w+)", " ".join(columns.values())))
+    cells = []
+    for record in map(dict, records):
+        for name in [name for name in record if f"{name}_high" in record]:
+            record[name] = Interval(*(record[f"{name}{end}"] for end in ("", "_low", "_high")))
+        if record.keys() >= keys:
+            cells.append([form.format_map(record) for form in columns.values()])
+    table(columns, cells)
+
+
+def results() -> None:
+    """The comparison of the main pipeline, with what the searches found."""
+    adam, filtered = (read(f"metrics/tune_{name}.json")["best"] for name in ("adam", "lrg_adam"))
+    replicates = read("metrics/comparison_details.json")["measures"][0]["replicates"]
+    print(f"Adam at learning rate {adam['lr']:.2g}, LRG-Adam at {filtered['lr']:.2g} and rank")
+    print(f"{filtered['rank']}, {replicates} paired replicates, losses in nats, 95 % intervals:\n")
+    rows = []
+    for name, one in read("metrics/comparison.json").items():
+        sign = "lower" if MEASURES[name].lower_is_better else "higher"
+        losses = f"{one['adam']:.3f}", f"{one['lrg_adam']:.3f}"
+        difference = f"{Interval(one['difference'], *one['interval_95']):+.3f}"
+        measure = f"{MEASURES[name].label} ({sign} is better)"
+        rows.append([measure, *losses, difference, one["verdict"]])
+    table(["measure", "Adam", "LRG-Adam", "LRG-Adam minus Adam", "verdict"], rows)
+
+
+def label(arm: str) -> str:
+    """The label of an arm."""
+    content = read("stages/studies/arms.yaml")
+    arms = content.get("arms") or {
+        name: one for part in content.values() for name, one in part.items()
+    }
+    return arms[arm]["label"]
+
+
+def study(name: str, *against: str) -> None:
+    """The arms of a study that are compared with `against`, or with any arm."""
+    found = pd.read_csv(STUDIES / f"{name}.csv")
+    found = found[found["against"].isin(against)] if against else found
+    rows = []
+    for (_, base), group in found.groupby(["arm", "against"], sort=False):
+        one = group.set_index("measure")
+        first = one.iloc[0]
+        other = f"{first['lr_against']:g}{' (other grid)' if first.get('grids_differ') else ''}"
+        cells = [first["label"], label(base), f"{first['lr']:g}", other]
+        for measure in ("test_loss_nats", "test_accuracy_share"):
+            ends = one.loc[measure, ["difference", "interval_low", "interval_high"]]
+            cells.append(f"{Interval(*ends):+.4f}, {one.loc[measure, 'verdict']}")
+        equal = first[[f"difference_at_equal_lr{end}" for end in ("", "_low", "_high")]]
+        rows.append([*cells, f"{Interval(*equal):+.4f}"])
+    rates = ("rate of the arm", "of the other")
+    differences = ("test loss (better below 0)", "test accuracy (better above 0)")
+    table(["arm", "minus", *rates, *differences, "validation loss, both at the arm's rate"], rows)
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """The argument in every setting of metrics/conclusion.json."""
+    conclusion = read("metrics/conclusion.json")
+    chains = {name: one for name, one in conclusion.items() if name.startswith("with_")}
+    return {"as it is": conclusion, **{name.replace("_", " "): chains[name] for name in chains}}
+
+
+def claims() -> None:
+    """The state of every claim in every setting, and the first that breaks."""
+    found = settings()
+    rows = [
+        [f"**{name}**", *(one["links"][name]["state"] for one in found.values())]
+        for name in found["as it is"]["links"]
+    ]
+    broken = (one["first_broken_link"] or "none" for one in found.values())
+    table(["claim", *found], [*rows, ["first that breaks", *broken]])
+
+
+def evidence(setting: str) -> None:
+    """What every claim rests on in one setting."""
+    links = settings()[setting]["links"]
+    rank = links["it pays"]["rank_chosen_on_validation"]
+
+    def compared(one: dict[str, Any]) -> str:
+        ends = Interval(one["difference_nats"], *one["interval_95_nats"])
+        return f"{ends:+.4f}, {one['verdict']}"
+
+    def along(link: dict[str, Any], unit: str, form: str) -> str:
+        found = link.get("by_rank", {}).get(str(rank), {}).get("along", {})
+        ends = {
+            arm: Interval(one[f"mean_{unit}"], *one[f"interval_95_{unit}"])
+            for arm, one in found.items()
+        }
+        return "; ".join(
+            f"rank {rank} along {label(arm)}: {end:{form}}" for arm, end in ends.items()
+        )
+
+    less = links["noise hurts"]["less_noise_minus_adam"].items()
+    found = {
+        "noise hurts": "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less),
+        "the top subspace is cleaner": along(
+            links["the top subspace is cleaner"], "cosine", "+.5f"
+        ),
+        "cleaner survives Adam": along(links["cleaner survives Adam"], "nats", "+.6f"),
+        "it pays": f"rank {rank}: {compared(links['it pays'])}",
+    }
+    rows = ([f"**{name}**", found[name], link["state"]] for name, link in links.items())
+    table(("claim", "evidence", "state"), rows)
+
+
+def looks(arms: Iterable[str], ranks: Iterable[int], epochs: str = "all") -> list[dict[str, Any]]:
+    """The quantities measured along trajectories, one record per arm, rank and epoch."""
+    records = []
+    for arm, rank, epoch in product(arms, ranks, epochs.split()):
+        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv")
+        here = found[(found["rank"] == rank) & (found["epoch"].astype(str) == epoch)]
+        rows = here[["quantity", "mean", "low", "high"]].itertuples(index=False)
+        where = {"trajectory": label(arm), "rank": rank, "epoch": epoch}
+        records.append(where | {name: Interval(*ends) for name, *ends in rows})
+    return records
+
+
+def search_gap() -> None:
+    """How the difference of the searches falls with their trials."""
+    best = pd.read_csv(STUDIES / "search_budget.csv").pivot(
+        index="sampler", columns=["optimizer", "trial"], values="best_so_far_nats"
+    )
+    gap = best["lrg_adam"] - best["adam"]
+    few, *_, many = (int(name.split("_")[0]) for name in read(f"{STUDIES}/search_budget.json"))
+    fall = Interval(*map(float, mean_interval(gap[few - 1] - gap[many - 1])))
+    place = f"number {gap[few - 1].rank()[0]:.0f} of {len(gap)} from the smallest"
+    print(f"After {few} trials the difference is {gap.loc[0, few - 1]:+.3f} in the main result's")
+    print(f"search, {place}. From {few} trials to {many} the mean difference")
+    print(f"falls by {fall:.3f}.")
+
+
+def steps(column: str, form: str, rank: int = 20) -> None:
+    """One number of every step in the benchmark, by the side of the matrix and models stacked."""
+    found = pd.DataFrame(read("metrics/benchmark.json")["steps"]).query(f"rank == {rank}")
+    numbers = found.pivot(index="method", columns=["side", "models"], values=column)
+    numbers = numbers.loc[found["method"].unique()].dropna(how="all").clip(lower=0)
+    header = (f"n = {n:,}" + f", {models} stacked" * (models > 1) for n, models in numbers)
+    rows = numbers.map(lambda number: "" if math.isnan(number) else format(number, form))
+    table(["step", *header], rows.itertuples())
+
+
+@cache
+def stages() -> dict[str, dict[str, Any]]:
+    """The stages of the main pipeline, those of a matrix one by one."""
+    found = {}
+    for name, stage in read("dvc.yaml")["stages"].items():
+        for value in stage.get("matrix", {}).get("optimizer", [""]):
+            text = json.dumps(stage).replace("${item.optimizer}", value)
+            one = json.loads(re.sub(r"\$\{([\w.]+)\}", r"<\1>", text))
+            for kind in ("params", "outs", "metrics", "plots"):
+                entries = one.get(kind, [])
+                one[kind] = [key if isinstance(key, str) else next(iter(key)) for key in entries]
+            one["writes"] = [*one["outs"], *one["metrics"], *one["plots"]]
+            found[f"{name}@{value}" if value else name] = one
+    return found
+
+
+def graph() -> None:
+    """What follows from what in the main pipeline, without what other arrows imply."""
+    maker = {path: name for name, stage in stages().items() for path in stage["writes"]}
+    whole = networkx.DiGraph()
+    for name, stage in stages().items():
+        whole.add_edges_from((maker[path], name) for path in stage["deps"] if path in maker)
+    print("```mermaid\nflowchart LR")
+    for edge in sorted(networkx.transitive_reduction(whole).edges):
+        print("  " + " --> ".join(f'{name.replace("@", "_")}["{name}"]' for name in edge))
+    print("```")
+
+
+def stage_table() -> None:
+    """What the stages of the main pipeline do and write."""
+    rows = []
+    for name, stage in stages().items():
+        writes = ", ".join(f"`{path}`" for path in stage["writes"])
+        rows.append([f"`{name}`", stage["desc"], writes])
+    table(("stage", "what it does", "writes"), rows)
+
+
+def parameters() -> None:
+    """The parameters with the comments in params.yaml, and the stages that read them."""
+    path: list[str] = []
+    comment: list[str] = []
+    text = ""
+    rows = []
+    for line in Path("params.yaml").read_text().splitlines():
+        found = re.match(r"( *)(#|\w+:)", line)
+        if not found:
+            comment = [] if not line else comment
+        elif found[2] == "#":
+            comment.append(line.strip("# "))
+        else:
+            path = [*path[: len(found[1]) // 2], found[2].rstrip(":")]
+            parent, value = {}, read("params.yaml")
+            for key in path:
+                parent, value = value, value[key]
+            interval = isinstance(value, dict) and "low" in value
+            text = " ".join(comment) or text  # that of a section describes its keys
+            if "low" not in parent and (interval or not value or not isinstance(value, dict)):
+                name = ".".join(path)
+                default = f"{value['low']} to {value['high']}" if interval else value
+                readers = {
+                    f"`{stage.partition('@')[0]}`": None
+                    for stage, one in stages().items()
+                    if any(f"{name}.".startswith(f"{key}.") for key in one["params"])
+                }
+                rows.append((f"`{name}`", text, f"`{default}`".lower(), ", ".join(readers)))
+                text = "as above"
+            comment = []
+    table(("parameter", "meaning and range", "default", "read by"), rows)
+
+
+if __name__ == "__main__":
+    options = ["-I", "stages", "-P", "-p", "from pages import *", *(sys.argv[1:] or ["-r"])]
+    sys.exit(Cog().main(["cog", *options, *PAGES]))
