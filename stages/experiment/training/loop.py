@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from experiment.stage.data import Dataset, Split
+from experiment.stage.errors import UserError, reason
 from experiment.stage.params import TrainingParams
 from experiment.stage.randomness import stream
 from experiment.training import optimizer, progress
@@ -148,15 +150,17 @@ def compute_gradient(
     for name in network.shapes:
         weights[name].grad = None
     if replicate is not None:
-        network, part = network.only(replicate), slice(replicate, replicate + 1)
+        part = slice(replicate, replicate + 1)
         weights, batch = {name: weight[part] for name, weight in weights.items()}, batch[part]
-    losses = sample_losses(network.training_logits(weights, x[batch]), y[batch]).mean(1)
-    if noise != 1:
-        everything = sample_losses(network.training_logits(weights, x), y).mean(1)
-        losses = noise * losses + (1 - noise) * everything
-    # Replicates share no weights, so each gets its own gradient from the sum.
-    loss = losses.sum()
-    loss.backward()
+    with _one_line(batch.shape[1]):
+        scores = partial(network.training_logits, weights, first=replicate or 0)
+        losses = sample_losses(scores(x[batch]), y[batch]).mean(1)
+        if noise != 1:
+            everything = sample_losses(scores(x), y).mean(1)
+            losses = noise * losses + (1 - noise) * everything
+        # Replicates share no weights, so each gets its own gradient from the sum.
+        loss = losses.sum()
+        loss.backward()
     return loss.detach()
 
 
@@ -169,11 +173,21 @@ def tensors(data: Split, device: torch.device | str) -> tuple[Tensor, Tensor]:
 def evaluate(network: Network, weights: Weights, data: Split) -> Scores:
     """Score every replicate on the samples; scores are means over samples."""
     x, y = tensors(data, next(iter(weights.values())).device)
-    logits = network.logits(weights, x)
+    with _one_line(len(y)):
+        logits = network.logits(weights, x)
     return Scores(
         loss=sample_losses(logits, y).double().mean(1).cpu(),
         accuracy=(logits.argmax(-1) == y).double().mean(1).cpu(),
     )
+
+
+@contextmanager
+def _one_line(samples: int) -> Iterator[None]:
+    """Turn what a network raises into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"the network, on {samples} samples: {reason(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -184,59 +198,43 @@ class Group:
     first: int
     size: int
     train_curve: bool = True  # compute the train loss after every epoch, or only the last
+    test: bool = True  # score the test set after the last epoch
+    weights: bool = False  # return the last weights
 
-
-def train_curves(data: Dataset, group: Group) -> Result:
-    """Train a group without using the test set.
-
-    Returns:
-        `validation_loss_nats` and `validation_accuracy_share`, each (R, epochs + 1), from before
-        training to after the last epoch; and `train_loss_nats` likewise, or (R, 1) after the last
-        epoch if `train_curve` is false.
-
-    """
-    return _trained(data, group)[0]
+    def epochs(self, data: Split) -> tuple[Network, Iterator[Weights]]:
+        """The network, and its weights before training and after every epoch."""
+        network, replicates = self.config.network(data), range(self.first, self.first + self.size)
+        trained = progress.bar(
+            train(self.config, network, data, replicates),
+            total=self.config.epochs + 1,
+            unit="epoch",
+            desc=f"{self.config.hyperparameters}, replicates {self.first} to {replicates[-1]}",
+        )
+        return network, iter(trained)
 
 
 def train_group(data: Dataset, group: Group) -> Result:
-    """Train a group and score it on the test set.
+    """Train a group and score it.
 
     Returns:
-        What `train_curves` returns; and `test_loss_nats` and `test_accuracy_share` (R,) after the
-        last epoch. The test set is used nowhere else.
+        `validation_loss_nats` and `validation_accuracy_share`, each (R, epochs + 1), from before
+        training to after the last epoch; `train_loss_nats` likewise, or (R, 1) after the last
+        epoch; `test_loss_nats` and `test_accuracy_share` (R,) after the last epoch, if asked for;
+        and the last weights, named `weights.<name>`, if asked for.
 
     """
-    return _scored(data, group)[0]
-
-
-def train_models(data: Dataset, group: Group) -> Result:
-    """What `train_group` returns; and the last weights, named `weights.<name>`."""
-    scores, weights = _scored(data, group)
-    return scores | {f"weights.{name}": weight.cpu() for name, weight in weights.items()}
-
-
-def _scored(data: Dataset, group: Group) -> tuple[Result, Weights]:
-    curves, weights, network = _trained(data, group)
-    test = evaluate(network, weights, data.test)
-    scores = {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
-    return curves | scores, weights
-
-
-def _trained(data: Dataset, group: Group) -> tuple[Result, Weights, Network]:
-    network, epochs = group.config.network(data.train), group.config.epochs
-    replicates = range(group.first, group.first + group.size)
+    network, trained = group.epochs(data.train)
     curves: dict[str, list[Tensor]] = defaultdict(list)
-    trained = progress.bar(
-        train(group.config, network, data.train, replicates),
-        total=epochs + 1,
-        unit="epoch",
-        desc=f"replicates {replicates.start} to {replicates.stop - 1}",
-    )
     for epoch, weights in enumerate(trained):
         validation = evaluate(network, weights, data.validation)
         curves["validation_loss_nats"].append(validation.loss)
         curves["validation_accuracy_share"].append(validation.accuracy)
-        if group.train_curve or epoch == epochs:
+        if group.train_curve or epoch == group.config.epochs:
             curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
     result = {name: torch.stack(values, dim=1) for name, values in curves.items()}
-    return result, {name: weight.detach() for name, weight in weights.items()}, network
+    if group.test:
+        test = evaluate(network, weights, data.test)
+        result |= {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
+    if group.weights:
+        result |= {f"weights.{name}": one.detach().cpu() for name, one in weights.items()}
+    return result

@@ -78,12 +78,7 @@ def create(
         UserError: there is no such optimizer.
 
     """
-    if "." in name:
-        make, stacked = imported(name, where), False
-    else:
-        module = plugins.module("optimizers", name, where)
-        make = plugins.function("optimizers", name, module)
-        stacked = getattr(module, "STACKED", False)
+    make, stacked = _found(name, where)
     numbers: list[Any] = [list(streams)] if stacked else list(streams)
     return [
         Stepper(
@@ -96,6 +91,14 @@ def create(
         )
         for position, (number, own) in enumerate(zip(numbers, streams.values(), strict=False))
     ]
+
+
+def _found(name: str, where: str) -> tuple[Callable[..., Any], bool]:
+    """What makes an optimizer, and whether it takes stacked weights."""
+    if "." in name:
+        return imported(name, where), False
+    module = plugins.module("optimizers", name, where)
+    return plugins.function("optimizers", name, module), getattr(module, "STACKED", False)
 
 
 def imported(name: str, where: str) -> Callable[..., Any]:
@@ -111,17 +114,6 @@ def imported(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def filtered(
-    optimizer: torch.optim.Optimizer, gradient_filter: Callable[[], None]
-) -> torch.optim.Optimizer:
-    """The optimizer, with a filter that changes the gradients before each of its steps."""
-    if needs_closure(optimizer):
-        # It computes its gradients within the step, after the filter.
-        raise TypeError(f"{type(optimizer).__name__} needs a closure, and cannot be filtered")
-    optimizer.register_step_pre_hook(lambda *_: gradient_filter())
-    return optimizer
-
-
 def needs_closure(optimizer: Any) -> bool:  # noqa: ANN401 - anything with a step
     """Whether each step computes the loss and the gradient itself, as that of LBFGS does."""
     closure = signature(optimizer.step).parameters.get("closure")
@@ -129,7 +121,7 @@ def needs_closure(optimizer: Any) -> bool:  # noqa: ANN401 - anything with a ste
 
 
 class Stepper:
-    """An optimizer of all replicates together, or of one on views of its slices of the weights.
+    """An optimizer of all replicates together, or of one, on views of its slices of the weights.
 
     A replicate with an optimizer of its own is trained as if alone, whatever that optimizer does.
 
@@ -156,10 +148,9 @@ class Stepper:
         self._description = description
         self._weights = weights
         self._replicate = replicate
+        self._own = ... if replicate is None else replicate  # its part of each weight
         self._generators = generators
-        self._parameters = weights
-        if replicate is not None:
-            self._parameters = [nn.Parameter(weight.detach()[replicate]) for weight in weights]
+        self._parameters = [nn.Parameter(weight.detach()[self._own]) for weight in weights]
         with generators.active():
             made = make(self._parameters)
         self._optimizers = made if isinstance(made, list) else [made]
@@ -176,15 +167,20 @@ class Stepper:
         Args:
             gradient: for an optimizer that needs a closure; for others, `.grad` is set.
 
+        Raises:
+            UserError: the network failed when the optimizer asked for the gradient.
+
         """
         if self._failed:
             return
         try:
             self.try_step(gradient)
+        except UserError:
+            raise
         except Exception as error:
             self._failed = True
             for weight in self._weights:
-                weight.detach()[... if self._replicate is None else self._replicate] = torch.nan
+                weight.detach()[self._own] = torch.nan
             print(f"{self._description} counts as diverged: {reason(error)}", file=sys.stderr)
 
     def try_step(self, gradient: Gradient) -> None:
@@ -206,17 +202,15 @@ class Stepper:
             one.step()
 
     def _read_gradients(self) -> None:
-        if self._replicate is not None:
-            for parameter, weight in zip(self._parameters, self._weights, strict=True):
-                parameter.grad = None if weight.grad is None else weight.grad[self._replicate]
+        for parameter, weight in zip(self._parameters, self._weights, strict=True):
+            parameter.grad = None if weight.grad is None else weight.grad[self._own]
 
     def _write_back(self) -> None:
         """Copy parameters whose memory the optimizer has replaced, as by `p.data = ...`."""
-        if self._replicate is not None:
-            for parameter, weight in zip(self._parameters, self._weights, strict=True):
-                own = weight.detach()[self._replicate]
-                if parameter.data_ptr() != own.data_ptr():
-                    own.copy_(parameter.detach())
+        for parameter, weight in zip(self._parameters, self._weights, strict=True):
+            own = weight.detach()[self._own]
+            if parameter.data_ptr() != own.data_ptr():
+                own.copy_(parameter.detach())
 
 
 def check(
@@ -271,6 +265,15 @@ def check(
         raise
     except Exception as error:
         raise UserError(
-            f"{where}.hyperparameters = {given}; allowed: what {name} takes, to train the network "
-            f"({reason(error)})"
+            f"{where}.hyperparameters = {given}; allowed: those with which {name} trains the "
+            f"network; it takes {_taken(name)} ({reason(error)})"
         ) from None
+
+
+def _taken(name: str) -> str:
+    """The names of an optimizer's arguments, except the parameters."""
+    try:
+        _, *others = signature(_found(name, "")[0]).parameters
+    except (TypeError, ValueError):
+        return "no arguments"
+    return ", ".join(others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ from experiment.stage.errors import UserError
 from experiment.stage.params import Params
 from experiment.stage.randomness import stream
 from experiment.stage.schema import Interval, SearchInterval
-from experiment.training import progress
-from experiment.training.loop import RunConfig, evaluate, train
+from experiment.training.loop import Group, RunConfig, evaluate
 from experiment.training.optimizer import Hyperparameters
 from experiment.training.work import Result, Work
 
@@ -37,14 +36,6 @@ class Trial(NamedTuple):
 
     hyperparameters: Hyperparameters
     validation_loss: float  # nats
-
-
-@dataclass(frozen=True)
-class TrialTask:
-    """A point to evaluate, trained with each of `replicates` seeds."""
-
-    config: RunConfig
-    replicates: int
 
 
 def hyperparameters(
@@ -101,13 +92,8 @@ def train_trials(
     """
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
-        tasks = [
-            TrialTask(
-                replace(config, hyperparameters={**config.hyperparameters, **point}), replicates
-            )
-            for point in points
-        ]
-        results = work.run(evaluate_trial, tasks)
+        runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
+        results = work.run(evaluate_trial, [Group(run, 0, replicates) for run in runs])
         return [float(result["validation_loss_nats"].mean()) for result in results]
 
     return search(space, losses, trials=trials, wave=wave, seed=seed)
@@ -129,14 +115,10 @@ def table(trials: Sequence[Trial], rank: int | None = None) -> pd.DataFrame:
     return rows
 
 
-def evaluate_trial(data: Dataset, task: TrialTask) -> Result:
+def evaluate_trial(data: Dataset, group: Group) -> Result:
     """Validation loss (R,) of every replicate after the last epoch. The test set is not used."""
-    network = task.config.network(data.train)
-    epochs = train(task.config, network, data.train, range(task.replicates))
-    for weights in progress.bar(
-        epochs, total=task.config.epochs + 1, unit="epoch", desc=f"{task.config.hyperparameters}"
-    ):
-        last = weights
+    network, epochs = group.epochs(data.train)
+    *_, last = epochs
     return {"validation_loss_nats": evaluate(network, last, data.validation).loss}
 
 
