@@ -44,11 +44,7 @@ class RunConfig:
 
     @classmethod
     def of(
-        cls,
-        params: TrainingParams,
-        optimizer: str,
-        hyperparameters: Hyperparameters,
-        purpose: str,
+        cls, params: TrainingParams, optimizer: str, hyperparameters: Hyperparameters, purpose: str
     ) -> Self:
         """The configuration that the parameters describe."""
         return cls(
@@ -56,13 +52,10 @@ class RunConfig:
             hyperparameters=hyperparameters,
             model=params.model.name,
             options=params.model.options,
-            epochs=params.training.epochs,
-            batch_size=params.training.batch_size,
             device=params.device,
             seed=params.seed,
             purpose=purpose,
-            schedule=params.training.schedule,
-            warmup=params.training.warmup,
+            **dict(params.training),
         )
 
     def network(self, data: Split) -> Network:
@@ -99,6 +92,9 @@ def train(
     Yields:
         The weights, each (R, ...), before training and after every epoch: epochs + 1 times.
         They are the live tensors that the next epoch changes.
+
+    Raises:
+        UserError: the network or the optimizer does not work.
 
     """
 

@@ -45,12 +45,12 @@ def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
         if step < rising:
             return (step + 1) / rising
         done = (step - rising) / max(steps - rising, 1)
-        falling = {
-            "constant": 1.0,
-            "linear": 1 - done,
-            "cosine": (1 + math.cos(math.pi * done)) / 2,
-        }
-        return falling[shape]
+        match shape:
+            case "linear":
+                return 1 - done
+            case "cosine":
+                return (1 + math.cos(math.pi * done)) / 2
+        return 1
 
     return factor
 
@@ -124,25 +124,15 @@ class Stepper:
     """An optimizer of all replicates together, or of one, on views of its slices of the weights.
 
     A replicate with an optimizer of its own is trained as if alone, whatever that optimizer does.
-
-    Args:
-        description: for messages.
-        make: called with the parameters; it returns an optimizer, or a list of optimizers that
-            divide the parameters among them.
-        weights: each (R, ...).
-        replicate: the position of the replicate, or None for all.
-        generators: which the optimizer draws from.
-        factor: the schedule of the learning rate.
-
     """
 
     def __init__(
         self,
         description: str,
-        make: Callable[[Sequence[Tensor]], Any],
-        weights: Sequence[Tensor],
-        replicate: int | None,
-        generators: Generators,
+        make: Callable[[Sequence[Tensor]], Any],  # returns an optimizer, or a list of them
+        weights: Sequence[Tensor],  # each (R, ...)
+        replicate: int | None,  # its position; None for all
+        generators: Generators,  # which the optimizer draws from
         factor: Schedule | None,
     ) -> None:
         self._description = description
@@ -162,14 +152,9 @@ class Stepper:
         self._failed = False
 
     def step(self, gradient: Gradient) -> None:
-        """Update the weights; if the optimizer fails, they become NaN, as those that diverge.
+        """Update the weights from their `.grad`, or with `gradient` if the optimizer needs it.
 
-        Args:
-            gradient: for an optimizer that needs a closure; for others, `.grad` is set.
-
-        Raises:
-            UserError: the network failed when the optimizer asked for the gradient.
-
+        If the optimizer fails, they become NaN, as those that diverge.
         """
         if self._failed:
             return
@@ -229,9 +214,6 @@ def check(
         network: what to train.
         where: the section that sets them, for messages.
         scheduled: whether the learning rate has a schedule.
-
-    Raises:
-        UserError: the message names the rank, or all hyperparameters if the optimizer refused them.
 
     """
     given = {key: value for key, value in hyperparameters.items() if key != "lr"}

@@ -52,7 +52,7 @@ class Processes:
     ) -> Iterator[tuple[int, Packed]]:
         """Hand a task to each free process; raise UserError if a process is lost."""
         waiting = iter(tasks.items())
-        free: list[Any] = list(self._workers)
+        free = list(self._workers)
         running: dict[Any, int] = {}
         try:
             while True:
@@ -61,7 +61,8 @@ class Processes:
                     running[worker] = position
                 if not running:
                     return
-                free = wait(list(running))
+                ready = wait(list(running))
+                free = [worker for worker in running if worker in ready]
                 for worker in free:
                     answer = worker.recv()
                     if isinstance(answer, BaseException):
@@ -108,11 +109,6 @@ class Cluster:
 
     Each task carries the data, so no worker holds the only copy. Dask itself gives the tasks of a
     lost worker to another, three times at most.
-
-    Args:
-        address: of the scheduler.
-        data: what the tasks read.
-
     """
 
     def __init__(self, address: str, data: object) -> None:

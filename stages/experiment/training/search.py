@@ -78,18 +78,7 @@ def train_trials(
     replicates: int,
     seed: int,
 ) -> list[Trial]:
-    """Search by training; a trial's loss is the mean over replicates.
-
-    Args:
-        work: runs the trials in parallel.
-        config: how to train, with the hyperparameters that the search does not vary.
-        space: those that it varies.
-        trials: number of points evaluated.
-        wave: number of points proposed at once.
-        replicates: number of seeds that each point is trained with.
-        seed: root of the sampler's random streams.
-
-    """
+    """Search by training; a trial's loss is the mean over replicates, see `search`."""
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
         runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
@@ -138,8 +127,7 @@ def search(
 
     Args:
         space: the search space; an empty one is evaluated once per trial.
-        evaluate_wave: returns the losses of the given points, in order; NaN or infinite if
-            training diverged.
+        evaluate_wave: returns the losses of points; NaN or infinite if training diverged.
         trials: number of points evaluated.
         wave: number of points proposed at once.
         seed: root of the sampler's random streams.
