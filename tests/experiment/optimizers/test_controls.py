@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from experiment.optimizers import filtered_update
 from experiment.optimizers.controls import (
-    PermutedEntries,
-    RandomSubspace,
     create,
     filter_gradients,
+    permuted_entries,
+    random_subspace,
     rest,
     top_energy,
 )
@@ -99,9 +99,9 @@ def generators() -> list[np.random.Generator]:
 
 
 def test_permuting_the_entries_puts_them_back() -> None:
-    filtered = PermutedEntries(6, 6, generators())(matrices())
+    filtered = permuted_entries(6, 6, generators())(matrices())
     torch.testing.assert_close(filtered, matrices(), rtol=0, atol=1e-5)
-    some = PermutedEntries(2, 6, generators())(matrices())
+    some = permuted_entries(2, 6, generators())(matrices())
     assert not torch.allclose(some, best(matrices(), 2), atol=0.1)
 
 
@@ -119,7 +119,7 @@ def test_replicates_draw_otherwise(keep: str) -> None:
 
 
 def test_random_directions_are_new_each_time_and_the_same_each_run() -> None:
-    first, again = RandomSubspace(2, generators()), RandomSubspace(2, generators())
+    first, again = random_subspace(2, generators()), random_subspace(2, generators())
     one, two = first(matrices()), first(matrices())
     assert torch.equal(one, again(matrices()))
     assert not torch.allclose(one, two)

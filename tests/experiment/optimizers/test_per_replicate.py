@@ -7,28 +7,27 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from experiment.datasets import digits
 from experiment.networks.mlp import MLP
 from experiment.optimizers import muon
 from experiment.stage.errors import UserError
-from experiment.stage.randomness import stream
 from experiment.training import optimizer
 from experiment.training.loop import RunConfig, train
+from plain_loop import alone, perceptron, trained
+from reference import ReferenceLRGAdam
 
 DATA = digits.load(rng=np.random.default_rng(0))
 WIDTHS = (64, 12, 10)
 NETWORK = MLP(WIDTHS)
 SIDE = 31  # of the 910 weights
-SETTING = RunConfig(
+CONFIG = RunConfig(
     optimizer="",
     hyperparameters={},
     model="mlp",
@@ -44,6 +43,8 @@ SETTING = RunConfig(
 # What makes each, its hyperparameters, and the bound on rounding.
 OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = {
     # Muon computes in bfloat16, whose last bit is 2^-8, and then scales by 1.6: a few such bits.
+    "adam": (torch.optim.Adam, {"lr": 0.01}, 1e-5),
+    "lrg_adam": (ReferenceLRGAdam, {"lr": 0.01, "rank": 4}, 1e-5),
     "muon": (muon.create, {"lr": 0.02}, 4 * 0.02 * 2**-8),
     "torch.optim.SGD": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}, 1e-5),
     "torch.optim.NAdam": (torch.optim.NAdam, {"lr": 0.005, "weight_decay": 0.01}, 1e-5),
@@ -51,56 +52,28 @@ OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = 
 }
 
 
-def trained(setting: RunConfig, replicates: range) -> list[dict[str, Tensor]]:
-    """Copies of the weights from before training to after the last epoch."""
-    return [
-        {name: tensor.detach().clone() for name, tensor in weights.items()}
-        for weights in train(setting, NETWORK, DATA.train, replicates)
-    ]
-
-
-def alone(make: Callable[..., object], setting: RunConfig, replicate: int) -> nn.Module:
-    """A replicate trained as anyone would train it: a module, a loop, and what `make` returns."""
-    drawn = NETWORK.initial_weights([stream(setting.seed, setting.purpose, replicate, "weights")])
-    model = nn.Sequential()
-    for i, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
-        layer = nn.Linear(inputs, outputs)
-        layer.load_state_dict({name: drawn[f"layers.{i}.{name}"][0] for name in ("weight", "bias")})
-        model.extend([nn.ReLU(), layer] if i else [layer])
-    made = make(model.parameters(), **setting.hyperparameters)
-    order = stream(setting.seed, setting.purpose, replicate, "batches")
-    x, y = map(torch.from_numpy, DATA.train)
-    for _ in range(setting.epochs):
-        for batch in torch.from_numpy(order.permutation(len(y))).split(setting.batch_size):
-            model.zero_grad()
-            functional.cross_entropy(model(x[batch]), y[batch]).backward()
-            for one in made if isinstance(made, list) else [made]:
-                one.step()
-    return model
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_replicate_is_the_model_that_a_plain_loop_trains(name: str) -> None:
     make, hyperparameters, bound = OPTIMIZERS[name]
-    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
+    config = replace(CONFIG, optimizer=name, hyperparameters=hyperparameters)
     optimizer.check(name, hyperparameters, NETWORK, "train")
 
-    first, *_, stacked = trained(setting, range(3))
+    first, *_, stacked = trained(config, NETWORK, DATA.train, range(3))
 
     for replicate in range(3):
-        single = alone(make, setting, replicate)
+        single = alone(config, DATA.train, replicate, perceptron(NETWORK), make)
         for key, theirs in zip(stacked, single.parameters(), strict=True):
             ours = stacked[key][replicate]
             torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=bound)
             assert (ours - first[key][replicate]).abs().max() > 100 * bound  # it did train
 
 
-@pytest.mark.parametrize("name", ["muon", "torch.optim.NAdam"])
+@pytest.mark.parametrize("name", ["adam", "lrg_adam", "muon", "torch.optim.NAdam"])
 def test_a_diverged_replicate_leaves_the_others_alone(name: str) -> None:
     _, hyperparameters, bound = OPTIMIZERS[name]
-    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
-    untouched = trained(setting, range(3))[-1]
-    epochs = train(setting, NETWORK, DATA.train, range(3))
+    config = replace(CONFIG, optimizer=name, hyperparameters=hyperparameters)
+    untouched = trained(config, NETWORK, DATA.train, range(3))[-1]
+    epochs = train(config, NETWORK, DATA.train, range(3))
     with torch.no_grad():
         next(epochs)["layers.0.weight"][1, 0, 0] = torch.inf
     *_, weights = epochs
@@ -158,14 +131,12 @@ def assign(p: Tensor, lr: float) -> None:
     p.data = p - lr * p.grad
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, made: object, replicates: range, **changes: object
-) -> dict[str, Tensor]:
+def run(monkeypatch: pytest.MonkeyPatch, made: object, replicates: range) -> dict[str, Tensor]:
     """The last weights that an optimizer of the user's trains."""
     monkeypatch.setitem(sys.modules, "brought", SimpleNamespace(made=made))
-    setting = replace(SETTING, optimizer="brought.made", hyperparameters={"lr": 0.1})
-    optimizer.check(setting.optimizer, setting.hyperparameters, NETWORK, "train")
-    return trained(replace(setting, **changes), replicates)[-1]
+    config = replace(CONFIG, optimizer="brought.made", hyperparameters={"lr": 0.1})
+    optimizer.check(config.optimizer, config.hyperparameters, NETWORK, "train")
+    return trained(config, NETWORK, DATA.train, replicates)[-1]
 
 
 REPLACING = {
@@ -256,11 +227,11 @@ def test_a_replicate_whose_step_raises_has_diverged_and_no_other(
 def test_a_schedule_is_that_of_a_plain_loop(name: str, schedule: str, warmup: float) -> None:
     classes = {"muon": muon.create, "torch.optim.SGD": torch.optim.SGD}
     make = classes.get(name, torch.optim.Adam)
-    setting = replace(
-        SETTING, optimizer=name, hyperparameters={"lr": 0.02}, schedule=schedule, warmup=warmup
+    config = replace(
+        CONFIG, optimizer=name, hyperparameters={"lr": 0.02}, schedule=schedule, warmup=warmup
     )
-    optimizer.check(name, setting.hyperparameters, NETWORK, "train", scheduled=True)
-    *_, stacked = trained(setting, range(2))
+    optimizer.check(name, config.hyperparameters, NETWORK, "train", scheduled=True)
+    *_, stacked = trained(config, NETWORK, DATA.train, range(2))
 
     steps = 2 * math.ceil(len(DATA.train.y) / 64)
     rising = round(warmup * steps)
@@ -285,7 +256,7 @@ def test_a_schedule_is_that_of_a_plain_loop(name: str, schedule: str, warmup: fl
         return made
 
     for replicate in range(2):
-        single = alone(scheduled, setting, replicate)
+        single = alone(config, DATA.train, replicate, perceptron(NETWORK), scheduled)
         for key, theirs in zip(stacked, single.parameters(), strict=True):
             torch.testing.assert_close(
                 stacked[key][replicate],
@@ -345,12 +316,16 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("torch.optim.SparseAdam", {}, "SparseAdam does not support dense gradients"),
     ("torch.optim.Muon", {}, "Muon only supports 2D parameters"),
     # No optimizers.
-    ("torch.nn.Linear", {}, "what torch.nn.Linear takes"),
-    ("torch.optim.Optimizer", {}, "what torch.optim.Optimizer takes"),
-    ("torch.optim.lr_scheduler.StepLR", {}, "what torch.optim.lr_scheduler.StepLR takes"),
+    ("torch.nn.Linear", {}, "those with which torch.nn.Linear trains"),
+    ("torch.optim.Optimizer", {}, "those with which torch.optim.Optimizer trains"),
+    (
+        "torch.optim.lr_scheduler.StepLR",
+        {},
+        "it takes step_size, gamma, last_epoch",
+    ),
     ("torch.optim", {}, "must be callable"),
     ("torch.pi", {}, "must be callable"),
-    ("collections.OrderedDict", {}, "what collections.OrderedDict takes"),
+    ("collections.OrderedDict", {}, "those with which collections.OrderedDict trains"),
     ("brought.nothing", {}, "a NoneType is made, which is no optimizer"),
     ("brought.parameters", {}, "a Parameter is made, which is no optimizer"),
     ("brought.two", {}, "a tuple is made, which is no optimizer"),
@@ -394,7 +369,9 @@ def test_what_cannot_train_is_one_line(
         optimizer.check(name, {"lr": 0.1, **given}, NETWORK, "arms.mine")
 
     (line,) = str(refused.value).splitlines()
-    assert line.startswith(f"arms.mine.hyperparameters = {given}; allowed: what {name} takes")
+    assert line.startswith(
+        f"arms.mine.hyperparameters = {given}; allowed: those with which {name} trains "
+    )
     assert named in line
     assert len(line) < 600
 
