@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -156,9 +156,9 @@ def test_a_parameter_may_be_replaced(
 
 
 DRAWING = {
-    "torch": lambda p, lr: p.sub_(lr * (p.grad + 0.1 * torch.randn_like(p))),
-    "NumPy": lambda p, lr: p.sub_(lr * (p.grad + 0.1 * float(np.random.randn()))),
-    "Python": lambda p, lr: p.sub_(lr * (p.grad + 0.1 * random.gauss())),
+    "torch": lambda p, _: p.fill_(float(torch.rand(()))),
+    "NumPy": lambda p, _: p.fill_(np.random.rand()),
+    "Python": lambda p, _: p.fill_(random.random()),
 }
 
 
@@ -168,25 +168,13 @@ def test_draws_are_a_replicate_s_own(
 ) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     together, only = run(monkeypatch, own(rule), range(3)), run(monkeypatch, own(rule), range(2, 3))
-    assert all(torch.equal(together[key][2], only[key][0]) for key in only)
+    for key, weight in together.items():
+        assert torch.equal(weight[2], only[key][0])
+        assert len(weight.unique()) == 3  # a number for each replicate
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
     assert before[2] == after[2]
-
-    noise = [
-        weight - quiet
-        for weight, quiet in zip(
-            together["layers.0.bias"],
-            run(monkeypatch, own(still), range(3))["layers.0.bias"],
-            strict=True,
-        )
-    ]
-    assert not torch.allclose(noise[0], noise[1], atol=1e-3)
-
-
-def still(p: Tensor, lr: float) -> None:
-    p.sub_(lr * p.grad)
 
 
 def test_a_replicate_whose_step_raises_has_diverged_and_no_other(
@@ -222,48 +210,28 @@ def test_a_replicate_whose_step_raises_has_diverged_and_no_other(
 # Schedules
 
 
-@pytest.mark.parametrize("name", ["adam", "torch.optim.Adam", "muon", "torch.optim.SGD"])
-@pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 0.0), ("linear", 0.25)])
-def test_a_schedule_is_that_of_a_plain_loop(name: str, schedule: str, warmup: float) -> None:
-    classes = {"muon": muon.create, "torch.optim.SGD": torch.optim.SGD}
-    make = classes.get(name, torch.optim.Adam)
+@pytest.mark.parametrize("name", ["adam", "muon", "torch.optim.SGD"])
+def test_a_schedule_is_that_of_a_plain_loop(name: str) -> None:
+    make, hyperparameters, bound = OPTIMIZERS[name]
     config = replace(
-        CONFIG, optimizer=name, hyperparameters={"lr": 0.02}, schedule=schedule, warmup=warmup
+        CONFIG, optimizer=name, hyperparameters=hyperparameters, schedule="cosine", epochs=1
     )
     optimizer.check(name, config.hyperparameters, NETWORK, "train", scheduled=True)
     *_, stacked = trained(config, NETWORK, DATA.train, range(2))
 
-    steps = 2 * math.ceil(len(DATA.train.y) / 64)
-    rising = round(warmup * steps)
-    schedulers = torch.optim.lr_scheduler
-
-    def scheduled(params: object, lr: float) -> list[object]:
-        made = make(list(params), lr=lr)
-        made = made if isinstance(made, list) else [made]
-        for one in made:
-            if schedule == "cosine":
-                per_step = schedulers.CosineAnnealingLR(one, steps)
-            else:
-                per_step = schedulers.SequentialLR(
-                    one,
-                    [
-                        schedulers.LinearLR(one, 1 / rising, 1, rising - 1),
-                        schedulers.LinearLR(one, 1, 0, steps - rising),
-                    ],
-                    [rising],
-                )
-            one.register_step_post_hook(lambda *_, own=per_step: own.step())
+    def scheduled(params: Iterator[Tensor], **options: object) -> object:
+        made = make(params, **options)
+        for one in made if isinstance(made, list) else [made]:
+            steps = math.ceil(len(DATA.train.y) / config.batch_size)
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(one, steps)
+            one.register_step_post_hook(lambda *_, own=cosine: own.step())
         return made
 
     for replicate in range(2):
         single = alone(config, DATA.train, replicate, perceptron(NETWORK), scheduled)
         for key, theirs in zip(stacked, single.parameters(), strict=True):
-            torch.testing.assert_close(
-                stacked[key][replicate],
-                theirs.detach(),
-                rtol=1e-3,
-                atol=5e-3 if name == "muon" else 5e-4,
-            )
+            ours = stacked[key][replicate]
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=bound)
 
 
 def test_a_schedule_multiplies_the_rate_of_each_group() -> None:
@@ -295,7 +263,7 @@ def test_a_schedule_multiplies_the_rate_of_each_group() -> None:
     "name",
     [
         *("nonexistent", "../adam", "adam.create", ".adam", "adam.", "."),
-        *("torch.optim.Nobody", "torch.nobody.Adam", "nobody.Adam", "torch..Adam"),
+        *("torch.optim.Nobody", "nobody.Adam"),
     ],
 )
 def test_an_unknown_optimizer_is_named(name: str) -> None:
@@ -317,18 +285,13 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("torch.optim.Muon", {}, "Muon only supports 2D parameters"),
     # No optimizers.
     ("torch.nn.Linear", {}, "those with which torch.nn.Linear trains"),
-    ("torch.optim.Optimizer", {}, "those with which torch.optim.Optimizer trains"),
     (
         "torch.optim.lr_scheduler.StepLR",
         {},
         "it takes step_size, gamma, last_epoch",
     ),
-    ("torch.optim", {}, "must be callable"),
     ("torch.pi", {}, "must be callable"),
-    ("collections.OrderedDict", {}, "those with which collections.OrderedDict trains"),
     ("brought.nothing", {}, "a NoneType is made, which is no optimizer"),
-    ("brought.parameters", {}, "a Parameter is made, which is no optimizer"),
-    ("brought.two", {}, "a tuple is made, which is no optimizer"),
     ("brought.Rebinding", {}, "leave all parameters as they were"),
     ("brought.Regrouping", {}, "leave all parameters as they were"),
     ("brought.Broken", {}, "ZeroDivisionError: division by zero"),
@@ -336,18 +299,12 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("adam", {"momentum": 0.9}, "'momentum'"),
     ("adam", {"rank": 5}, "'rank'"),
     ("lrg_adam", {}, "'rank'"),
-    ("lrg_adam", {"rank": 5, "momentum": 0.9}, "'momentum'"),
     ("lrg_adam", {"rank": 5, "method": "guess"}, "guess"),
     ("lrg_adam", {"rank": 1.5}, "1.5"),
-    ("lrg_adam", {"rank": "ten"}, "ten"),
     ("controls", {"keep": "top", "rank": 2}, "keep is random, permuted or rest"),
     ("controls", {"rank": 2}, "'keep'"),
-    ("muon", {"momentum": 0.9}, "'momentum'"),
-    ("torch.optim.SGD", {"momentun": 0.9}, "'momentun'"),
+    ("torch.optim.SGD", {"momentun": 0.9}, "it takes lr, momentum, dampening"),
     ("torch.optim.SGD", {"momentum": -1}, "Invalid momentum value: -1"),
-    ("torch.optim.SGD", {"momentum": "much"}, "momentum"),
-    ("torch.optim.SGD", {"nesterov": 1}, "Nesterov momentum requires"),
-    ("torch.optim.RMSprop", {"alpha": math.nan}, "Invalid alpha value: nan"),
 ]
 
 
@@ -357,8 +314,6 @@ def test_what_cannot_train_is_one_line(
 ) -> None:
     brought = SimpleNamespace(
         nothing=lambda params, lr: None,  # noqa: ARG005
-        parameters=lambda params, lr: params,  # noqa: ARG005
-        two=lambda params, lr: (torch.optim.SGD(params, lr=lr),) * 2,
         Rebinding=own(lambda p, lr: p - lr * p.grad),  # and nothing becomes of it
         Regrouping=Regrouping,
         Broken=own(lambda p, lr: 1 / 0),  # noqa: ARG005
