@@ -194,8 +194,7 @@ class Group:
     first: int
     size: int
     train_curve: bool = True  # compute the train loss after every epoch, or only the last
-    test: bool = True  # score the test set after the last epoch
-    weights: bool = False  # return the last weights
+    weights: bool = False  # `train_group` returns the last weights, too
 
     def epochs(self, data: Split) -> tuple[Network, Iterator[Weights]]:
         """The network, and its weights before training and after every epoch."""
@@ -209,16 +208,35 @@ class Group:
         return network, iter(trained)
 
 
-def train_group(data: Dataset, group: Group) -> Result:
-    """Train a group and score it.
+def train_curves(data: Dataset, group: Group) -> Result:
+    """Train a group without using the test set.
 
     Returns:
         `validation_loss_nats` and `validation_accuracy_share`, each (R, epochs + 1), from before
-        training to after the last epoch; `train_loss_nats` likewise, or (R, 1) after the last
-        epoch; `test_loss_nats` and `test_accuracy_share` (R,) after the last epoch, if asked for;
-        and the last weights, named `weights.<name>`, if asked for.
+        training to after the last epoch; and `train_loss_nats` likewise, or (R, 1) after the last
+        epoch if `train_curve` is false.
 
     """
+    return _trained(data, group)[0]
+
+
+def train_group(data: Dataset, group: Group) -> Result:
+    """Train a group and score it on the test set, which is used nowhere else.
+
+    Returns:
+        What `train_curves` returns; `test_loss_nats` and `test_accuracy_share` (R,) after the last
+        epoch; and if asked for, the last weights, named `weights.<name>`.
+
+    """
+    result, network, weights = _trained(data, group)
+    test = evaluate(network, weights, data.test)
+    result |= {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
+    if group.weights:
+        result |= {f"weights.{name}": one.detach().cpu() for name, one in weights.items()}
+    return result
+
+
+def _trained(data: Dataset, group: Group) -> tuple[Result, Network, Weights]:
     network, trained = group.epochs(data.train)
     curves: dict[str, list[Tensor]] = defaultdict(list)
     for epoch, weights in enumerate(trained):
@@ -228,9 +246,4 @@ def train_group(data: Dataset, group: Group) -> Result:
         if group.train_curve or epoch == group.config.epochs:
             curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
     result = {name: torch.stack(values, dim=1) for name, values in curves.items()}
-    if group.test:
-        test = evaluate(network, weights, data.test)
-        result |= {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
-    if group.weights:
-        result |= {f"weights.{name}": one.detach().cpu() for name, one in weights.items()}
-    return result
+    return result, network, weights

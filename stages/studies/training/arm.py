@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.training.loop import Group, RunConfig, train_group
+from experiment.training.loop import Group, RunConfig, train_curves, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.work import Result, Work, merged, spans
 from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
@@ -51,12 +51,12 @@ def config(arm: ArmConfig, lr: float, purpose: str) -> RunConfig:
     return RunConfig(**{**values, "hyperparameters": {"lr": lr, **given}, "purpose": purpose})
 
 
-def groups(run: RunConfig, replicates: int, size: int, *, test: bool = False) -> list[Group]:
+def groups(run: RunConfig, replicates: int, size: int) -> list[Group]:
     """Replicates 0 to `replicates` - 1 in groups of `size`, without curves of the train loss.
 
     The curves are not used, and computing them takes a third of the time of Adam's training.
     """
-    return [Group(run, *span, train_curve=False, test=test) for span in spans(replicates, size)]
+    return [Group(run, *span, train_curve=False) for span in spans(replicates, size)]
 
 
 def curves(results: list[Result]) -> Curves:
@@ -78,7 +78,7 @@ def tune(work: Work[Dataset], arm: ArmConfig) -> dict[float, Curves]:
             groups(config(arm, lr, "studies, tuning"), arm.tuning_replicates, arm.group)
             for lr in lrs
         ]
-        results = iter(work.run(train_group, [group for of_rate in of_rates for group in of_rate]))
+        results = iter(work.run(train_curves, [group for of_rate in of_rates for group in of_rate]))
         for lr, of_rate in zip(lrs, of_rates, strict=True):
             found[lr] = curves([next(results) for _ in of_rate])
         found = dict(sorted(found.items()))
@@ -156,7 +156,7 @@ def main(output: str) -> None:
         if loss(found[best]) == math.inf:
             raise UserError(f"arm {name}: every learning rate diverged; allowed: lower lrs")
         run = config(arm, best, "studies, final")
-        final = curves(work.run(train_group, groups(run, arm.replicates, arm.group, test=True)))
+        final = curves(work.run(train_group, groups(run, arm.replicates, arm.group)))
         replicates = outcomes(final)
         if not np.isfinite(replicates.to_numpy()).all():
             raise UserError(f"arm {name}: replicates diverged at lr = {best}; allowed: lower lrs")
