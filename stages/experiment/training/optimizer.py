@@ -247,15 +247,16 @@ def check(
         raise
     except Exception as error:
         raise UserError(
-            f"{where}.hyperparameters = {given}; allowed: those with which {name} trains the "
-            f"network; it takes {_taken(name)} ({reason(error)})"
+            f"{where}.hyperparameters = {given}; allowed: values of {_taken(name)} with which "
+            f"{name} trains the network ({reason(error)})"
         ) from None
 
 
 def _taken(name: str) -> str:
     """The names of an optimizer's arguments, except the parameters."""
     try:
-        _, *others = signature(_found(name, "")[0]).parameters
+        _, *others = signature(_found(name, "")[0]).parameters.values()
     except (TypeError, ValueError):
-        return "no arguments"
-    return ", ".join(others)
+        return "hyperparameters"
+    names = ["others" if one.kind is Parameter.VAR_KEYWORD else one.name for one in others]
+    return ", ".join(names)

@@ -42,10 +42,9 @@ def hyperparameters(
     params: Params, optimizer: str
 ) -> tuple[dict[str, Any], dict[str, SearchInterval]]:
     """The hyperparameters of adam or lrg_adam that the parameters fix, and those to search."""
-    given = {"lr": params.tune.lr, **getattr(params, optimizer)}
-    if optimizer == "lrg_adam":
-        rank = params.tune.rank if params.rank == "tuned" else params.rank
-        given = {"lr": params.tune.lr, "rank": rank, **params.lrg_adam}
+    rank = params.tune.rank if params.rank == "tuned" else params.rank
+    ranks = {"rank": rank} if optimizer == "lrg_adam" else {}
+    given = {"lr": params.tune.lr, **ranks, **getattr(params, optimizer)}
     searched = {name: one for name, one in given.items() if isinstance(one, SearchInterval)}
     return {name: one for name, one in given.items() if name not in searched}, searched
 
