@@ -82,7 +82,7 @@ def create(
         make, stacked = imported(name, where), False
     else:
         module = plugins.module("optimizers", name, where)
-        make = plugins.function("optimizers", name, module)
+        make = module.create
         stacked = getattr(module, "STACKED", False)
     numbers: list[Any] = [list(streams)] if stacked else list(streams)
     return [
