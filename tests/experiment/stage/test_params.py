@@ -31,20 +31,7 @@ def rejection(folder: Path, text: str) -> list[str]:
 
 # What a user types for one key.
 BAD = {
-    "rank": [
-        "ten",
-        "'10'",
-        "10.0",
-        "true",
-        "0",
-        "-1",
-        "2.5",
-        "[5]",
-        "{low: 5}",
-        "full",
-        "1:30",
-        "1e400",
-    ],
+    "rank": ["ten", "'10'", "10.0", "true", "0", "2.5", "[5]", "{low: 5}", "full", "1e400"],
     "seed": ["-1", "4294967296", "null", "0.5", "'zero'", "1e-3", "false"],
     "device": ["gpu", "CPU", "null", "0", "cuda:1"],
     "adam.betas": ["null", "[]", "[0.9, null]", "[.nan, 0.9]", "[[0.9, 0.99]]"],
