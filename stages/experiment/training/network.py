@@ -213,7 +213,7 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
 
     """
     module = plugins.module("networks", name, "params.yaml: model.name")
-    create = plugins.function("networks", name, module)
+    create = module.create
     size = data.inputs, data.classes
     given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model", *size)
     where = f"stages/experiment/networks/{name}.py"

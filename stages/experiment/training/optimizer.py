@@ -98,7 +98,7 @@ def _found(name: str, where: str) -> tuple[Callable[..., Any], bool]:
     if "." in name:
         return imported(name, where), False
     module = plugins.module("optimizers", name, where)
-    return plugins.function("optimizers", name, module), getattr(module, "STACKED", False)
+    return module.create, getattr(module, "STACKED", False)
 
 
 def imported(name: str, where: str) -> Callable[..., Any]:
