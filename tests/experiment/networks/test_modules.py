@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiment.datasets import digits
-from experiment.networks import embedding_mlp, image_cnn, transformer
+from experiment.networks import image_cnn, transformer
 from experiment.stage import plugins
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError
@@ -101,7 +101,9 @@ MODULES: dict[str, Callable[[int, int], nn.Module]] = {
     "image_cnn": image_cnn.create,
     "partly frozen": Partly,
     "tied": Tied,
-    "embedding": lambda *size: nn.Sequential(Levels(), embedding_mlp.create(*size)),
+    "embedding": lambda inputs, classes: nn.Sequential(
+        Levels(), nn.Embedding(10, 4), nn.Flatten(-2), nn.Linear(4 * inputs, classes)
+    ),
     "transformer": lambda *size: nn.Sequential(Levels(), transformer.create(*size)),
     "lazy": lambda _, classes: nn.Sequential(nn.LazyLinear(32), nn.ReLU(), nn.LazyLinear(classes)),
 }
