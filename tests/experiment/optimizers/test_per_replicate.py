@@ -285,11 +285,7 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("torch.optim.Muon", {}, "Muon only supports 2D parameters"),
     # No optimizers.
     ("torch.nn.Linear", {}, "with which torch.nn.Linear trains the network"),
-    (
-        "torch.optim.lr_scheduler.StepLR",
-        {},
-        "step_size, gamma, last_epoch",
-    ),
+    ("torch.optim.lr_scheduler.StepLR", {}, "step_size, gamma, last_epoch"),
     ("torch.pi", {}, "must be callable"),
     ("brought.nothing", {}, "a NoneType is made, which is no optimizer"),
     ("brought.Rebinding", {}, "leave all parameters as they were"),
