@@ -54,19 +54,22 @@ class Processes:
         waiting = iter(tasks.items())
         free = list(self._workers)
         running: dict[Any, int] = {}
-        while True:
-            for worker, (position, task) in zip(free, waiting, strict=False):
-                self._exchange(worker.send, (compute, task))
-                running[worker] = position
-            if not running:
-                return
-            ready = wait(list(running))
-            free = [worker for worker in running if worker in ready]
-            for worker in free:
-                answer = self._exchange(worker.recv)
-                if isinstance(answer, BaseException):
-                    raise answer
-                yield running.pop(worker), answer
+        try:
+            while True:
+                for worker, (position, task) in zip(free, waiting, strict=False):
+                    worker.send((compute, task))
+                    running[worker] = position
+                if not running:
+                    return
+                ready = wait(list(running))
+                free = [worker for worker in running if worker in ready]
+                for worker in free:
+                    answer = worker.recv()
+                    if isinstance(answer, BaseException):
+                        raise answer
+                    yield running.pop(worker), answer
+        except (EOFError, ConnectionError):
+            raise _lost() from None
 
     def close(self) -> None:
         """Kill the processes."""
@@ -74,13 +77,6 @@ class Processes:
             worker.kill()
             worker.join()
             connection.close()
-
-    @staticmethod
-    def _exchange(way: Any, *message: object) -> Any:  # noqa: ANN401 - what the task returns
-        try:
-            return way(*message)
-        except (EOFError, ConnectionError):
-            raise _lost() from None
 
 
 def _serve(connection: Connection, data: object) -> None:
@@ -113,11 +109,6 @@ class Cluster:
 
     Each task carries the data, so no worker holds the only copy. Dask itself gives the tasks of a
     lost worker to another, three times at most.
-
-    Args:
-        address: of the scheduler.
-        data: what the tasks read.
-
     """
 
     def __init__(self, address: str, data: object) -> None:

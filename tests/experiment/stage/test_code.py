@@ -53,13 +53,6 @@ def test_an_edit_of_what_is_loaded_is_reported(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
-def test_an_edit_of_what_is_not_loaded_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = code.ROOT / "experiment/networks/nobody.py"
-    monkeypatch.setitem(code._SOURCES, other, b"as it was loaded")
-    with code.unchanged():
-        pass
-
-
 def test_the_digest_is_that_of_the_sources_and_the_versions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
