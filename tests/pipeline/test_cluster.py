@@ -23,7 +23,8 @@ from project import ENVIRONMENT, Project, set_params
 from experiment.stage.environment import ARITHMETIC
 from experiment.stage.errors import UserError
 from experiment.training import places
-from pages.pages import DETAIL
+
+from ..pages.pages import DETAIL
 
 
 class Cluster:
@@ -222,7 +223,7 @@ def test_workers_with_other_code_are_refused(project: Project, cluster: Cluster)
     assert failed.returncode != 0
     assert "error: a worker runs other code or other versions than this stage" in failed.stderr
     assert "Traceback" not in failed.stderr
-    go_back(own)
+    go_back(own, written=" M stages/experiment/stage/randomness.py\n")
     assert own.read() == before
 
 
