@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 from processes import Run, forget, forget_tasks, kept, mend, needs_posix, same_results
@@ -30,6 +27,8 @@ DAMAGES = {
     "empty": lambda _: b"",
     "edited": lambda content: content.replace(b"0", b"7", 1) + b"\n",
     "garbage": lambda _: b"\x80\x04K\x01. no such format \xff",
+    "numbers": lambda content: json.dumps(dict.fromkeys(json.loads(content), 5)).encode(),
+    "rows": lambda content: json.dumps({key: [{"n": 1}] for key in json.loads(content)}).encode(),
 }
 
 
@@ -95,17 +94,24 @@ def test_one_command_mends_what_dvc_was_killed_at_writing(
     assert same_results(project, finished)
 
 
-INPUTS = [
-    ("data/mnist1d.npz", "tune_adam"),
-    ("data/mnist1d.npz", "plot"),
-    ("metrics/tune_adam.json", "final_train@adam"),
-    ("metrics/tune_lrg_adam.json", "plot"),
-    ("metrics/adam.json", "compare"),
-]
+READERS = {
+    "data/mnist1d.npz": ["tune_adam", "plot"],
+    "metrics/tune_adam.json": ["final_train@adam"],
+    "metrics/tune_lrg_adam.json": ["plot"],
+    "metrics/adam.json": ["compare"],
+}
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "garbage"])
-@pytest.mark.parametrize(("name", "stage"), INPUTS)
+@pytest.mark.parametrize(
+    ("name", "stage", "kind"),
+    [
+        (name, stage, kind)
+        for name, stages in READERS.items()
+        for stage in stages
+        for kind in DAMAGES
+        if kind != "edited" and (name.endswith(".json") or kind not in ("numbers", "rows"))
+    ],
+)
 def test_a_stage_names_an_input_that_is_damaged(
     project: Project, name: str, stage: str, kind: str, run_here: Callable[[Project, str], None]
 ) -> None:
@@ -118,39 +124,6 @@ def test_a_stage_names_an_input_that_is_damaged(
     (line,) = str(ended.value.code).splitlines()
     assert line.startswith(f"error: {name}: ")
     assert {**project.read(), name: b""} == {**before, name: b""}
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "stage"),
-    [
-        ("metrics/tune_lrg_adam.json", "trials", "plot"),
-        ("metrics/lrg_adam.json", "replicates", "plot"),
-        ("metrics/adam.json", "replicates", "compare"),
-    ],
-)
-@pytest.mark.parametrize("other", [None, 5, [], [1], {"lr": 1}, [{"number": 1}], "words"], ids=str)
-def test_a_stage_names_a_table_that_is_none(
-    project: Project,
-    name: str,
-    key: str,
-    stage: str,
-    other: object,
-    run_here: Callable[[Project, str], None],
-) -> None:
-    path = project.folder / name
-    content = json.loads(path.read_text())
-    if other == "words":
-        table = content[key]
-        rows = pd.DataFrame(table)
-        curves = {"validation_losses_nats"}  # no numbers, but lists of them
-        other = {c: rows[c].tolist() if c in curves else ["three"] * len(rows) for c in rows}
-    path.write_text(json.dumps(content | {key: other}))
-
-    with pytest.raises(SystemExit) as ended:
-        run_here(project, project.stages()[stage]["cmd"])
-
-    (line,) = str(ended.value.code).splitlines()
-    assert line.startswith(f"error: {name}: ")
 
 
 @pytest.mark.parametrize(
@@ -179,33 +152,20 @@ def test_a_full_disk_is_reported(project: Project, stage: str) -> None:
     assert list(project.folder.rglob("*.part")) == []
 
 
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """An empty file system of its own over a folder; the test is skipped where that is denied."""
+def test_a_folder_that_takes_no_file_is_reported(project: Project) -> None:
     needs_posix()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False
-    )
-    if made.returncode:
+    forget_tasks(project)
+    folder = project.folder / "models"
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        yield
+        failed = project.shell(project.stages()["final_train@adam"]["cmd"], check=False)
     finally:
         subprocess.run(["umount", folder], check=True)
 
-
-@pytest.mark.parametrize(("options", "why"), [("ro", "Read-only"), ("size=4k", "No space left")])
-def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str, why: str) -> None:
-    folder = project.folder / "models"
-    command = project.stages()["final_train@adam"]["cmd"]
-    forget_tasks(project)
-    with mounted(folder, options):
-        if options != "ro":
-            (folder / "ballast").write_bytes(b"0" * 4096)
-        failed = project.shell(command, check=False)
-
     one_line(failed, "models/")
-    assert why in failed.stderr
+    assert "Read-only" in failed.stderr
     # What was computed is kept for the next run.
     assert kept(project)
 
@@ -236,16 +196,24 @@ def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
 def test_two_runs_at_once_end_in_the_right_result(project: Project, finished: Project) -> None:
     forget(project, "tune_adam", "tune_lrg_adam")
     first = Run.dvc(project, "repro")
-    with suppress(AssertionError):
-        first.until(lambda: "Running stage" in first.output, timeout=20)
-    time.sleep(0.2)
+    first.until(lambda: kept(project))
     second = Run.dvc(project, "repro")
 
-    codes = [first.wait(), second.wait()]
-
-    for code, run in zip(codes, (first, second), strict=True):
+    for run in (first, second):
+        # DVC refuses a run that finds another at the same stage.
+        assert run.wait() == 0 or "ERROR: " in run.output
         assert "Traceback" not in run.output
-        if code:
-            assert "ERROR: " in run.output
     project.dvc("repro")
     assert same_results(project, finished)
+
+
+def test_two_stages_at_once_share_the_finished_tasks(project: Project, finished: Project) -> None:
+    forget_tasks(project)
+    runs = [Run(project, "python", "stages", "final_train", "adam") for _ in range(2)]
+
+    assert [run.wait() for run in runs] == [0, 0], [run.output for run in runs]
+
+    assert project.read() == finished.read()
+    there = set(project.folder.glob(".scratch/tasks/*"))
+    assert there == set(kept(project))
+    assert len(there) == 2  # groups

@@ -14,6 +14,7 @@ import pytest
 from processes import (
     Run,
     forget,
+    forget_runs,
     forget_tasks,
     go_back,
     goes_on,
@@ -36,12 +37,9 @@ LONG = {"training.epochs": 5000}
 AT_ONCE = 30
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("tune_lrg_adam", marks=pytest.mark.slow), "final_train@lrg_adam"]
-)
-def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project, stage: str) -> None:
-    forget(project, stage)
-    run = Run.dvc(project, "repro", stage, EXPERIMENT_WORKERS="2")
+def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project) -> None:
+    forget(project, "final_train@lrg_adam")
+    run = Run.dvc(project, "repro", "final_train@lrg_adam", EXPERIMENT_WORKERS="2")
     run.until(lambda: kept(project))
     run.signal(signal.SIGKILL)
     run.wait()
@@ -49,8 +47,24 @@ def test_a_killed_run_goes_on_where_it_was(project: Project, finished: Project, 
     done = kept(project)
     assert done
 
-    goes_on(project, stage, done)
+    goes_on(project, "final_train@lrg_adam", done)
 
+    assert same_results(project, finished)
+
+
+@pytest.mark.slow
+def test_the_way_back_computes_nothing_again(
+    at_10: Project, finished: Project, tmp_path: Path
+) -> None:
+    project = at_10.copy(tmp_path / "project")
+    forget_runs(project)
+    done = kept(project)
+
+    ran = project.ran("exp", "run", "-S", "rank=tuned")
+
+    # The stages run, as DVC knows nothing of their former runs, and find every task.
+    assert {"tune_lrg_adam", "final_train@lrg_adam"} <= set(ran)
+    assert kept(project) == done
     assert same_results(project, finished)
 
 
@@ -104,23 +118,6 @@ def test_workers_end_with_their_stage(project: Project) -> None:
 
     assert run.wait() != 0
     assert left_behind(project) == []
-
-
-@pytest.mark.slow
-def test_a_killed_worker_costs_its_own_task_at_most(project: Project, finished: Project) -> None:
-    forget(project, "final_train@adam")
-    run = Run.dvc(project, "repro", "final_train@adam", EXPERIMENT_WORKERS="2")
-    run.until(lambda: kept(project))
-    for worker in run.stage().children():
-        worker.kill()
-    failed = run.wait() != 0
-    done = kept(project)
-    if failed:
-        assert "error: a worker process was killed; `dvc repro` goes on" in run.output
-        assert "Traceback" not in run.output
-        goes_on(project, "final_train@adam", done)
-
-    assert same_results(project, finished)
 
 
 @pytest.mark.parametrize(
