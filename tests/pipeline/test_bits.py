@@ -70,10 +70,6 @@ def again(project: Project, stage: str, **environment: str) -> dict[str, bytes]:
     return project.read()
 
 
-def test_four_workers_give_the_same_bytes(project: Project, finished: Project) -> None:
-    assert again(project, "final_train@lrg_adam", EXPERIMENT_WORKERS="4") == finished.read()
-
-
 # Wherever Python is started with this file on its path, processes begin as on macOS and Windows.
 SPAWN = """
 import multiprocessing, os, sys
