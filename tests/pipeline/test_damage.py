@@ -27,9 +27,14 @@ DAMAGES = {
     "empty": lambda _: b"",
     "edited": lambda content: content.replace(b"0", b"7", 1) + b"\n",
     "garbage": lambda _: b"\x80\x04K\x01. no such format \xff",
-    "numbers": lambda content: json.dumps(dict.fromkeys(json.loads(content), 5)).encode(),
-    "rows": lambda content: json.dumps({key: [{"n": 1}] for key in json.loads(content)}).encode(),
+    "numbers": lambda content: _with_tables(content, 5),
+    "rows": lambda content: _with_tables(content, [{"n": 1}]),
 }
+
+
+def _with_tables(content: bytes, table: object) -> bytes:
+    former = json.loads(content).items()
+    return json.dumps({k: table if isinstance(v, list) else v for k, v in former}).encode()
 
 
 def damage(path: Path, kind: str) -> None:
@@ -92,6 +97,7 @@ READERS = {
     "metrics/tune_lrg_adam.json": ["plot"],
     "metrics/adam.json": ["compare"],
 }
+HAVE_TABLES = {"metrics/tune_lrg_adam.json", "metrics/adam.json"}  # which their readers read
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,8 @@ READERS = {
         for name, stages in READERS.items()
         for stage in stages
         for kind in DAMAGES
-        if kind != "edited" and (name.endswith(".json") or kind not in ("numbers", "rows"))
+        if kind in ("missing", "truncated", "empty", "garbage")
+        or (kind in ("numbers", "rows") and name in HAVE_TABLES)
     ],
 )
 def test_a_stage_names_an_input_that_is_damaged(
@@ -118,9 +125,7 @@ def test_a_stage_names_an_input_that_is_damaged(
     assert {**project.read(), name: b""} == {**before, name: b""}
 
 
-@pytest.mark.parametrize(
-    "best", ['{"lr": "high"}', '{"rank": 3}', '{"lr": 0.1, "rank": 3}', "[]", '{"lr": -1}']
-)
+@pytest.mark.parametrize("best", ['{"lr": "high"}', '{"lr": 0.1, "rank": 3}', "[]"])
 def test_a_hand_edited_best_is_refused(project: Project, best: str) -> None:
     (project.folder / "metrics/tune_adam.json").write_text(f'{{"best": {best}}}')
 
