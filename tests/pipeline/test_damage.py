@@ -174,7 +174,7 @@ def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
 ) -> None:
     forget_tasks(project)
     # Trials enough for the edit to come before the last of them.
-    set_params(project.folder / "params.yaml", {"seed": 1, "tune.trials": 60})
+    set_params(project.folder / "params.yaml", {"seed": 1, "tune.trials": 30})
     run = Run.dvc(project, "repro", "tune_adam")
     run.until(lambda: kept(project))
     if edited == "params.yaml":
