@@ -21,6 +21,7 @@ def one_line(done: subprocess.CompletedProcess[str], name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+TABLES = {"trials", "replicates"}
 DAMAGES = {
     "missing": lambda _: None,
     "truncated": lambda content: content[: len(content) // 2],
@@ -33,8 +34,8 @@ DAMAGES = {
 
 
 def _with_tables(content: bytes, table: object) -> bytes:
-    former = json.loads(content).items()
-    return json.dumps({k: table if isinstance(v, list) else v for k, v in former}).encode()
+    former = json.loads(content)
+    return json.dumps(former | dict.fromkeys(former.keys() & TABLES, table)).encode()
 
 
 def damage(path: Path, kind: str) -> None:
