@@ -99,7 +99,7 @@ def test_the_table_of_experiments_on_the_front_page_is_narrow_and_names_each(
 ) -> None:
     header, *rows = experiment.shell(command).stdout.splitlines()[1:]
 
-    assert {"Experiment", "rank", "test_loss_nats.lrg_adam"} <= set(header.split())
+    assert {"Experiment", "rank", "test_loss_nats.difference"} <= set(header.split())
     (row,) = [row for row in rows if "[rank-10]" in row]
     assert "10" in row.split()
     assert max(map(len, [header, *rows])) <= 92

@@ -64,10 +64,11 @@ BROUGHT_ALONG = {
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
+    """The files in a folder, without what Git ignores: bytecode and finished tasks."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", ".scratch"} & set(path.parts)
     }
 
 

@@ -134,8 +134,8 @@ def _check(dataset: Dataset, where: str) -> None:
             )
         if x.shape[1] != columns or not np.isfinite(x).all():
             raise UserError(
-                f"{where}x_{part} has {x.shape[1]} columns, {(~np.isfinite(x)).sum()} entries are "
-                f"not finite; allowed: {columns} columns, as in x_train, of finite numbers"
+                f"{where}x_{part} has {x.shape[1]} columns and {(~np.isfinite(x)).sum()} entries "
+                f"that are not finite; allowed: {columns} columns of finite numbers, as in x_train"
             )
         if len(classes) < 2 or not np.isin(y, classes).all():
             raise UserError(

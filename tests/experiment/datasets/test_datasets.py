@@ -202,11 +202,11 @@ UNFIT = {
     ),
     "NaN": (
         GOOD._replace(validation=nan(VALIDATION)),
-        "x_validation has 5 columns, 1 entries are not finite; allowed: 5 columns",
+        "x_validation has 5 columns and 1 entries that are not finite; allowed: 5 columns",
     ),
     "other columns": (
         GOOD._replace(validation=rows(10, inputs=6)),
-        "x_validation has 6 columns, 0 entries are not finite; allowed: 5 columns",
+        "x_validation has 6 columns and 0 entries that are not finite; allowed: 5 columns",
     ),
     "no rows": (
         GOOD._replace(test=Split(TEST.x[:0], TEST.y[:0])),
