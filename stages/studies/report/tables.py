@@ -183,6 +183,8 @@ def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
         "energy_of_pure_noise_share",
     )
     words = ("trajectory", "quantity", "unit", "epoch")
+    if not trajectories:
+        return pd.DataFrame(columns=[*numbers, *words])
     paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
     read = [files.read_csv(path, *numbers, *words, other=words) for path in paths]
     return pd.concat(read, ignore_index=True)
