@@ -25,9 +25,6 @@ ALPHA = 0.05
 RESAMPLES = 9_999
 # Up to this many replicates, all sign flips, at most 2^16, are enumerated, and p is exact.
 EXACT_REPLICATES = 16
-# BCa is undefined if all draws fall on one side of the mean. This many practically never do, and
-# they allow a p-value of 0.01.
-MIN_RESAMPLES = 99
 
 
 class MeanInterval(NamedTuple):
@@ -89,64 +86,25 @@ class Comparison:
         return "better" if (self.mean_difference < 0) == self.lower_is_better else "worse"
 
 
-@dataclass(frozen=True)
-class TargetComparison:
-    """How soon the two arms reach a target loss, in epochs.
-
-    The restricted mean is the area under the Kaplan-Meier curve up to the horizon. Replicates are
-    censored only at the last epoch, so that area is exactly the mean of
-    ``min(first epoch, horizon)``, which is a paired quantity and is compared as one.
-
-    Attributes:
-        target: the loss to reach.
-        horizon: the last epoch; a replicate that never reaches the target counts as this many.
-        treatment_reached: share of the treatment's replicates that reach the target.
-        baseline_reached: share of the baseline's.
-        treatment_mean: restricted mean of the treatment's epochs.
-        baseline_mean: restricted mean of the baseline's.
-        epochs: paired comparison of the restricted epochs; None if no replicate of either arm
-            reaches the target, because two arms that fail are not shown to be equivalent.
-
-    """
-
-    target: float
-    horizon: int
-    treatment_reached: float
-    baseline_reached: float
-    treatment_mean: float
-    baseline_mean: float
-    epochs: Comparison | None
-
-
-def mean_interval(values: ArrayLike, axis: int = 0, confidence: float = 1 - ALPHA) -> MeanInterval:
-    """Mean over replicates with its Student-t interval, pointwise over the other axes.
+def mean_interval(values: ArrayLike) -> MeanInterval:
+    """Mean over replicates with its 95 % Student-t interval, pointwise over the other axes.
 
     Args:
-        values: for example losses of shape ``(replicates, epochs)``.
-        axis: the axis of the replicates.
-        confidence: coverage of each interval, between 0 and 1.
+        values: the first axis is that of the replicates, for example ``(replicates, epochs)``.
 
     Returns:
-        Arrays without ``axis``. The bounds are NaN for one replicate, which says nothing about
-        spread, and wherever a value is not finite; means of such values follow IEEE arithmetic.
-
-    Raises:
-        ValueError: no replicates, or a confidence that is not between 0 and 1.
+        Arrays without the first axis. The bounds are NaN for one replicate, which says nothing
+        about spread, and wherever a value is not finite.
 
     """
     values = np.asarray(values, dtype=np.float64)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    n = values.shape[axis]
-    if n == 0:
-        raise ValueError("a mean needs at least one replicate")
+    n = len(values)
     with np.errstate(invalid="ignore"):
-        mean = values.mean(axis)
+        mean = values.mean(0)
         if n == 1:
             half = np.full_like(mean, np.nan)
         else:
-            error = values.std(axis, ddof=1) / math.sqrt(n)
-            half = stats.t.ppf((1 + confidence) / 2, n - 1) * error
+            half = stats.t.ppf(1 - ALPHA / 2, n - 1) * (values.std(0, ddof=1) / math.sqrt(n))
         return MeanInterval(mean, mean - half, mean + half)
 
 
@@ -182,8 +140,7 @@ def compare_paired(
 
     Raises:
         ValueError: arms that are not one-dimensional, equally long, finite and of two replicates
-            or more; a margin that is not positive and finite; or fewer than ``MIN_RESAMPLES``
-            draws.
+            or more.
 
     References:
         Efron (1987), "Better bootstrap confidence intervals"; Hesterberg (2015), "What teachers
@@ -193,11 +150,10 @@ def compare_paired(
         (probability of outperforming).
 
     """
-    treatment, baseline = _pairs(treatment, baseline)
-    if not (math.isfinite(margin) and margin > 0):
-        raise ValueError(f"margin must be positive and finite, got {margin}")
-    if resamples < MIN_RESAMPLES:
-        raise ValueError(f"resamples must be at least {MIN_RESAMPLES}, got {resamples}")
+    treatment, baseline = (np.asarray(arm, dtype=np.float64) for arm in (treatment, baseline))
+    pairs = np.stack([treatment, baseline])
+    if pairs.ndim != 2 or pairs.shape[1] < 2 or not np.isfinite(pairs).all():
+        raise ValueError("a comparison needs two finite replicates or more")
     rng = np.random.default_rng(rng)
     difference = treatment - baseline
     low, high = _bca_interval(difference, rng, resamples)
@@ -221,14 +177,8 @@ def holm(p_values: ArrayLike) -> Floats:
     Step-down: the i-th smallest of m, counted from 0, is multiplied by ``m - i``, kept monotone and
     capped at 1. Valid under any dependence (Holm 1979, "A simple sequentially rejective multiple
     test procedure").
-
-    Raises:
-        ValueError: p-values that are not one-dimensional or not all in [0, 1].
-
     """
     p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p-values must be a list of numbers from 0 to 1, got {p.tolist()}")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)).clip(max=1)
@@ -263,86 +213,9 @@ def first_epoch(curves: ArrayLike, target: float) -> Floats:
         Epochs of shape ``(replicates,)``; NaN for a replicate that never reaches the target, which
         is censored at the last epoch. A NaN loss never reaches a target.
 
-    Raises:
-        ValueError: curves that are not two-dimensional or have no epoch, or a target that is NaN.
-
     """
-    curves = np.asarray(curves, dtype=np.float64)
-    if curves.ndim != 2 or curves.shape[1] == 0:
-        raise ValueError(f"curves must be of shape (replicates, epochs + 1), got {curves.shape}")
-    if math.isnan(target):
-        raise ValueError("target must be a number, got nan")
-    reached = curves <= target
+    reached = np.asarray(curves, dtype=np.float64) <= target
     return np.where(reached.any(axis=1), reached.argmax(axis=1), np.nan)
-
-
-def compare_epochs_to_target(
-    treatment: ArrayLike,
-    baseline: ArrayLike,
-    target: float,
-    *,
-    margin: float,
-    rng: Seed,
-    resamples: int = RESAMPLES,
-) -> TargetComparison:
-    """Compare how soon two arms reach a target loss, including replicates that never do.
-
-    Args:
-        treatment: losses of shape ``(replicates, epochs + 1)``, the first column before training.
-        baseline: the same replicates and epochs of the other arm.
-        target: the loss to reach.
-        margin: the largest difference that does not matter, in epochs.
-        rng: as for :func:`compare_paired`.
-        resamples: as for :func:`compare_paired`.
-
-    Raises:
-        ValueError: curves of different or invalid shapes, fewer than two replicates, or an invalid
-            target, margin or number of draws.
-
-    """
-    treatment_epochs = first_epoch(treatment, target)
-    baseline_epochs = first_epoch(baseline, target)
-    if np.shape(treatment) != np.shape(baseline):
-        raise ValueError(
-            f"curves differ in shape: treatment {np.shape(treatment)}, "
-            f"baseline {np.shape(baseline)}"
-        )
-    horizon = np.shape(treatment)[1] - 1
-    restricted_treatment = np.nan_to_num(treatment_epochs, nan=horizon)
-    restricted_baseline = np.nan_to_num(baseline_epochs, nan=horizon)
-    comparison = compare_paired(
-        restricted_treatment, restricted_baseline, margin=margin, rng=rng, resamples=resamples
-    )
-    treatment_reached = float(np.isfinite(treatment_epochs).mean())
-    baseline_reached = float(np.isfinite(baseline_epochs).mean())
-    return TargetComparison(
-        target=float(target),
-        horizon=horizon,
-        treatment_reached=treatment_reached,
-        baseline_reached=baseline_reached,
-        treatment_mean=float(restricted_treatment.mean()),
-        baseline_mean=float(restricted_baseline.mean()),
-        epochs=comparison if treatment_reached or baseline_reached else None,
-    )
-
-
-def _pairs(treatment: ArrayLike, baseline: ArrayLike) -> tuple[Floats, Floats]:
-    """Both arms as arrays that can be compared, or a ValueError that says what is wrong."""
-    arms = {
-        "treatment": np.asarray(treatment, dtype=np.float64),
-        "baseline": np.asarray(baseline, dtype=np.float64),
-    }
-    for name, values in arms.items():
-        if values.ndim != 1:
-            raise ValueError(f"{name} must have one value per replicate, got shape {values.shape}")
-        for replicate in np.flatnonzero(~np.isfinite(values))[:1]:
-            raise ValueError(f"{name} is {values[replicate]} at replicate {replicate}")
-    sizes = [values.size for values in arms.values()]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"replicates are not paired: treatment {sizes[0]}, baseline {sizes[1]}")
-    if sizes[0] < 2:
-        raise ValueError(f"a comparison needs at least two replicates, got {sizes[0]}")
-    return arms["treatment"], arms["baseline"]
 
 
 def _bca_interval(
