@@ -33,15 +33,11 @@ NULL_DRAWS = 50
 UNITS = {
     "energy": "share",
     "energy_permuted": "share",
-    "raw_cosine_fresh": "cosine",
     "cosine_train": "cosine",
     "cosine_fresh": "cosine",
     "cosine_permuted": "cosine",
-    "retention_fresh": "share",
     "step_loss_fresh": "nats",
     "step_loss_train": "nats",
-    "step_leak": "share",
-    "step_leak_adam": "share",
 }
 
 
