@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,6 +134,8 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
             single = [compare(params, name, base, measure, found) for name in family]
             for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
                 shared = found[name].index.intersection(found[base].index)
+                arm, other = tuned(name), tuned(base)
+                ratio = spacing(name) / spacing(base)
                 rows.append(
                     {
                         "arm": name,
@@ -140,35 +143,36 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
                         "against": base,
                         "measure": measure,
                         "unit": described.unit,
-                        "replicates": alone.replicates,
                         "mean": float(found[name].loc[shared, measure].mean()),
                         "mean_against": float(found[base].loc[shared, measure].mean()),
-                        "difference": alone.mean_difference,
-                        "interval_low": alone.low,
-                        "interval_high": alone.high,
-                        "margin": alone.margin,
-                        "p_value": corrected.p_value,
-                        "p_value_uncorrected": alone.p_value,
-                        "equivalence_p_value": corrected.equivalence_p_value,
-                        "equivalence_p_value_uncorrected": alone.equivalence_p_value,
-                        "probability_lower": alone.probability_lower,
-                        "correlation": alone.correlation,
-                        "verdict": corrected.verdict,
+                        **statistics(alone, corrected),
+                        "lr": arm["lr"],
+                        "lr_against": other["lr"],
+                        "lr_on_boundary": arm["on_boundary"],
+                        "lr_against_on_boundary": other["on_boundary"],
+                        "grids_differ": not 1 / COARSER <= ratio <= COARSER,
+                        **named("difference_at_equal_lr", at_equal_lr(name, base, measure)),
                     }
                 )
-    table = pd.DataFrame(rows)
-    for column, side, key in (
-        ("lr", "arm", "lr"),
-        ("lr_against", "against", "lr"),
-        ("lr_on_boundary", "arm", "on_boundary"),
-        ("lr_against_on_boundary", "against", "on_boundary"),
-    ):
-        table[column] = [tuned(name)[key] for name in table[side]]
-    ratio = np.array([spacing(row.arm) / spacing(row.against) for row in table.itertuples()])
-    table["grids_differ"] = ~((ratio >= 1 / COARSER) & (ratio <= COARSER))
-    equal = [at_equal_lr(row.arm, row.against, row.measure) for row in table.itertuples()]
-    columns = [named("difference_at_equal_lr", interval) for interval in equal]
-    return table.join(pd.DataFrame(columns))
+    return pd.DataFrame(rows)
+
+
+def statistics(alone: Comparison, corrected: Comparison) -> dict[str, Any]:
+    """A comparison as columns, with the p-values and the verdict corrected for its family."""
+    return {
+        "difference": alone.mean_difference,
+        "interval_low": alone.low,
+        "interval_high": alone.high,
+        "margin": alone.margin,
+        "replicates": alone.replicates,
+        "p_value": corrected.p_value,
+        "p_value_uncorrected": alone.p_value,
+        "equivalence_p_value": corrected.equivalence_p_value,
+        "equivalence_p_value_uncorrected": alone.equivalence_p_value,
+        "probability_lower": alone.probability_lower,
+        "correlation": alone.correlation,
+        "verdict": corrected.verdict,
+    }
 
 
 def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
