@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,33 @@ def test_a_table_to_take_away_has_every_row_in_both_forms(
     assert lines[0].startswith(r"50 \% | a\_b \& c, at 0.01 & adam &")
     with pytest.raises(UserError, match="study = 'nothing'; allowed: one that has a table"):
         export.main("nothing")
+
+
+def test_a_study_of_ones_own_writes_and_prints_its_verdicts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_all()
+    describe({name: ARMS[name] for name in ("adam", "rank_20")})
+    train = {"optimizer": "adam", "model": "mlp"}
+    one = {"study": "mine", "label": "my arm", "against": ["adam", "rank_20"], "train": train}
+    own = {"own_studies": ["mine"], "own": {"one": one}}
+    Path("stages/studies/own.yaml").write_text(yaml.safe_dump(own))
+
+    compare.main("mine")
+
+    table = of_measure(pd.read_csv("metrics/own/mine.csv"), "test_loss_nats")
+    assert files.read_json(Path("metrics/own/mine.json")) == {
+        f"one against {row.against}": {
+            "difference": row.difference,
+            "interval_95": [row.interval_low, row.interval_high],
+            "verdict": row.verdict,
+        }
+        for row in table.itertuples()
+    }
+    printed = capsys.readouterr().out
+    for row in table.itertuples():
+        assert re.search(rf"my arm, .* {row.against} .* {row.verdict} ", printed)
+    assert {path.name for path in Path("plots/own").iterdir()} == {"mine.png", "mine_curves.png"}
 
 
 def test_a_contrast_is_the_paired_difference_of_two_effects(
