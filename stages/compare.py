@@ -1,7 +1,6 @@
 """Compare LRG-Adam with Adam on the outcomes of paired replicates."""
 
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +35,12 @@ def read_both() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def with_holm(alone: Comparison, corrected: Comparison) -> dict[str, object]:
-    """All statistics of one comparison, alone and Holm-corrected; undefined ones are null."""
-    values = asdict(alone) | {
+    """All statistics of one comparison, alone and Holm-corrected within its family."""
+    return asdict(alone) | {
         "verdict": alone.verdict,
         "p_value_holm": corrected.p_value,
         "equivalence_p_value_holm": corrected.equivalence_p_value,
         "verdict_holm": corrected.verdict,
-    }
-    return {
-        name: None if isinstance(value, float) and not isfinite(value) else value
-        for name, value in values.items()
     }
 
 

@@ -47,8 +47,6 @@ class Comparison:
         p_value: two-sided sign-flip permutation test of "the arms are exchangeable".
         equivalence_p_value: two one-sided t-tests of "the means differ by ``margin`` or more".
         probability_lower: share of replicates whose treatment is lower, ties counting half.
-        correlation: Pearson correlation of the pairs, the share of the variance of ``d`` that
-            pairing removes if both arms have the same variance. NaN if an arm does not vary.
         replicates: number of pairs.
         margin: the largest difference that does not matter.
         lower_is_better: whether a negative difference is an improvement.
@@ -61,7 +59,6 @@ class Comparison:
     p_value: float
     equivalence_p_value: float
     probability_lower: float
-    correlation: float
     replicates: int
     margin: float
     lower_is_better: bool
@@ -89,13 +86,9 @@ class Comparison:
 def mean_interval(values: ArrayLike) -> MeanInterval:
     """Mean over replicates with its 95 % Student-t interval, pointwise over the other axes.
 
-    Args:
-        values: the first axis is that of the replicates, for example ``(replicates, epochs)``.
-
-    Returns:
-        Arrays without the first axis. The bounds are NaN for one replicate, which says nothing
-        about spread, and wherever a value is not finite.
-
+    The replicates are the first axis of the values, for example ``(replicates, epochs)``. The
+    bounds are NaN for one replicate, which says nothing about spread, and wherever a value is not
+    finite.
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
@@ -142,12 +135,9 @@ def compare_paired(
         ValueError: arms that are not one-dimensional, equally long, finite and of two replicates
             or more.
 
-    References:
-        Efron (1987), "Better bootstrap confidence intervals"; Hesterberg (2015), "What teachers
-        should know about the bootstrap"; Phipson and Smyth (2010), "Permutation p-values should
-        never be zero"; Schuirmann (1987), "A comparison of the two one-sided tests procedure";
-        Bouthillier et al. (2021), "Accounting for variance in machine learning benchmarks"
-        (probability of outperforming).
+    References: Efron (1987), "Better bootstrap confidence intervals"; Hesterberg (2015), "What
+    teachers should know about the bootstrap"; Phipson and Smyth (2010), "Permutation p-values
+    should never be zero"; Schuirmann (1987), "A comparison of the two one-sided tests procedure".
 
     """
     treatment, baseline = (np.asarray(arm, dtype=np.float64) for arm in (treatment, baseline))
@@ -164,7 +154,6 @@ def compare_paired(
         p_value=_sign_flip_p_value(difference, rng, resamples),
         equivalence_p_value=_equivalence_p_value(difference, margin),
         probability_lower=float((difference < 0).mean() + 0.5 * (difference == 0).mean()),
-        correlation=_correlation(treatment, baseline),
         replicates=difference.size,
         margin=float(margin),
         lower_is_better=lower_is_better,
@@ -261,10 +250,3 @@ def _equivalence_p_value(difference: Floats, margin: float) -> float:
         return float(slack <= 0)
     error = difference.std(ddof=1) / math.sqrt(difference.size)
     return float(stats.t.sf(slack / error, difference.size - 1))
-
-
-def _correlation(x: Floats, y: Floats) -> float:
-    """Pearson correlation, NaN if it is not defined."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(np.corrcoef(x, y)[0, 1])

@@ -107,15 +107,7 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
     `equivalence_p_value` and `verdict` are corrected; the intervals are not.
     `difference_at_equal_lr` is the difference at equal learning rates, see `at_equal_lr`.
     `grids_differ` says whether one of the two was tuned on a much coarser grid, see `spacing`.
-
-    Args:
-        params: the seed and the margin are used.
-        study: name of the study.
-        arms: all known arms, by their names.
-
-    Raises:
-        UserError: no arm of the study is compared with another.
-
+    Raises UserError if no arm of the study is compared with another.
     """
     of_study = {name: arm for name, arm in arms.items() if arm.study == study}
     if not any(arm.against for arm in of_study.values()):
@@ -170,7 +162,6 @@ def statistics(alone: Comparison, corrected: Comparison) -> dict[str, Any]:
         "equivalence_p_value": corrected.equivalence_p_value,
         "equivalence_p_value_uncorrected": alone.equivalence_p_value,
         "probability_lower": alone.probability_lower,
-        "correlation": alone.correlation,
         "verdict": corrected.verdict,
     }
 
