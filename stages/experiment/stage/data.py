@@ -64,9 +64,8 @@ def data_file(name: str) -> Path:
 
 
 def title(name: str) -> str:
-    """The title of the data set in figures."""
-    (found,) = _arrays(data_file(name), "title")
-    return str(found)
+    """The title of the data set in figures; its samples are not read."""
+    return str(files.read_arrays(data_file(name), "title")["title"])
 
 
 def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:

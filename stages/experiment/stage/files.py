@@ -196,13 +196,13 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write(path, buffer.getvalue())
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read what `write_arrays` wrote; a damaged file raises UserError."""
+def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """Read what `write_arrays` wrote, or these arrays alone; a damaged file raises UserError."""
     import numpy as np
 
     try:
-        with np.load(io.BytesIO(read(path)), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with np.load(path if names else io.BytesIO(read(path)), allow_pickle=False) as archive:
+            return {name: archive[name] for name in names or archive.files}
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged archive raises errors of many types

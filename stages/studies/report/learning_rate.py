@@ -169,8 +169,10 @@ def draw(arms: dict[str, str]) -> Figure:
         ):
             axes.plot(x[best], y[best], markeredgecolor="white", **star)
     replicates = len(found["train_loss_nats"])
+    for axes in (by_lr, trade):
+        axes.set_ylabel("validation loss, last epoch (nats)")
+        axes.set_ylim(min(lowest) - 0.1, min(lowest) + 1.3)
     by_lr.set(
-        ylabel="validation loss, last epoch (nats)",
         title=f"Validation loss by learning rate\n{replicates} replicates, 95 % interval",
     )
     train.set(
@@ -179,11 +181,8 @@ def draw(arms: dict[str, str]) -> Figure:
     )
     trade.set(
         xlabel="train loss, last epoch (nats)",
-        ylabel="validation loss, last epoch (nats)",
         title="Validation loss by train loss\none point per learning rate",
     )
-    for axes in (by_lr, trade):
-        axes.set_ylim(min(lowest) - 0.1, min(lowest) + 1.3)
     by_lr.legend()
     return figure
 
