@@ -48,14 +48,6 @@ def test_width_of_two_lines_is_that_of_their_slopes_up_to_the_ends_of_the_grid(
     assert_width(vee(best, left, right), expected)
 
 
-@pytest.mark.parametrize("best", [-4.0, -3.5, -3.0, -2.0])
-def test_width_of_a_parabola_is_in_closed_form(best: float) -> None:
-    logs = np.linspace(-4, -2, 2001)
-    half = np.sqrt(0.05 / 2)
-    expected = min(best + half, -2) - max(best - half, -4)
-    assert_width(1 + 2 * (logs - best) ** 2, expected, logs)
-
-
 def test_only_the_basin_of_the_optimum_counts() -> None:
     loss = np.minimum(vee(-3.5, 1, 1), 0.01 + vee(-2.5, 1, 1))
     assert_width(loss, 0.1)
@@ -67,14 +59,6 @@ def test_width_ends_where_training_diverges(bad: float, lost: slice) -> None:
     loss = vee(-3, 0.1, 0.1)
     loss[lost] = bad
     assert_width(loss, 0.5)
-
-
-@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan, np.inf]), min_size=1, max_size=8))
-def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
-    count = 1
-    while count < len(losses) and losses[count] < losses[count - 1]:
-        count += 1
-    assert learning_rate._falling(np.array(losses)) == count
 
 
 def test_the_best_learning_rate_is_as_uncertain_as_the_seeds_make_it() -> None:
@@ -137,18 +121,14 @@ def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise:
     np.testing.assert_allclose(gains, [0.2] * 3)
 
 
-@pytest.mark.parametrize("unmatched", [1])
 @pytest.mark.parametrize("way", ["higher", "lower", "nan"])
-def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str) -> None:
+def test_a_replicate_that_adam_cannot_match_is_left_out(way: str) -> None:
     arm = curves(0.3)
     arm["validation_loss_nats"] += np.array([[1.0], [2.0], [3.0]])
-    train = arm["train_loss_nats"]
-    train[unmatched] = {"higher": train[unmatched] + 99, "lower": train[unmatched] - 99}.get(
-        way, np.nan
-    )
+    arm["train_loss_nats"][1] += {"higher": 99, "lower": -99, "nan": np.nan}[way]
     logs, gains = at_equal_train_loss(arm, curves())
     np.testing.assert_allclose(logs, [0.3] * 2)
-    np.testing.assert_allclose(gains, np.delete([1.0, 2.0, 3.0], unmatched))
+    np.testing.assert_allclose(gains, [1.0, 3.0])
 
 
 @pytest.fixture

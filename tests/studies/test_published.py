@@ -89,27 +89,6 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     return run
 
 
-def test_every_sampler_is_one_task_with_the_settings(asked: Ask) -> None:
-    for (_, tasks), samples in zip(asked(), ((2000, 4000), (1600,)), strict=True):
-        assert tasks == [
-            Protocol(
-                seed=0,
-                sampler=sampler,
-                hidden=(128, 64),
-                trials=3,
-                tune_samples=20,
-                tune_epochs=2,
-                tune_batch_size=8,
-                epochs=3,
-                batch_size=16,
-                lr=(1e-5, 0.1),
-                rank=(2, 20),
-                training_samples=samples,
-            )
-            for sampler in range(5)
-        ]
-
-
 def test_offline_samples_take_the_place_of_the_published_rows(asked: Ask) -> None:
     (rows, _), (offline, tasks) = asked(offline_samples=100)
     arrays = mnist1d.published()
@@ -120,8 +99,9 @@ def test_offline_samples_take_the_place_of_the_published_rows(asked: Ask) -> Non
     np.testing.assert_array_equal(offline.train.x, train.x)
     np.testing.assert_array_equal(offline.validation.x, test.x)
     np.testing.assert_array_equal(offline.validation.y, test.y)
-    # All of them are trained on.
+    # All of them are trained on, by a task for each sampler.
     assert {task.training_samples for task in tasks} == {(80,)} == {(len(train.y),)}
+    assert [task.sampler for task in tasks] == list(range(5))
 
 
 def test_a_rank_beyond_the_matrix_is_refused(asked: Ask) -> None:

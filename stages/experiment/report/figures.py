@@ -22,14 +22,8 @@ if TYPE_CHECKING:
 
     from experiment.report.statistics import MeanInterval
 
-# Blue and vermillion of Okabe and Ito's colour-blind-safe palette; dashes and markers distinguish
-# the optimizers in black and white (https://jfly.uni-koeln.de/color/).
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adam": {"label": "Adam", "color": "#0072B2", "linestyle": "-", "marker": "o"},
-    "lrg_adam": {"label": "LRG-Adam", "color": "#D55E00", "linestyle": "--", "marker": "s"},
-}
-
-# That palette, for more arms than these two; yellow is too pale for lines on white.
+# Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), without yellow, too
+# pale for lines on white; dashes and markers tell series apart in black and white.
 SERIES: list[dict[str, Any]] = [
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
@@ -39,8 +33,10 @@ SERIES: list[dict[str, Any]] = [
     {"color": "#E69F00", "linestyle": (0, (1, 1)), "marker": "P"},
     {"color": "#000000", "linestyle": (0, (3, 3)), "marker": "X"},
 ]
-
-
+OPTIMIZERS = {
+    "adam": {"label": "Adam", **SERIES[0]},
+    "lrg_adam": {"label": "LRG-Adam", **SERIES[1]},
+}
 # Colours of the verdicts.
 VERDICTS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": "0.4"}
 

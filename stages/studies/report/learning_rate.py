@@ -154,6 +154,8 @@ def draw(arms: dict[str, str]) -> Figure:
     lowest = []
     for (arm, label), style in zip(arms.items(), SERIES, strict=False):
         found = grid(arm)
+        if arm == BASELINE:  # a high rank would cover it
+            style = style | {"linewidth": 5, "alpha": 0.4}
         for axes, loss in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
             line_with_band(axes, found["lr"], mean_interval(found[loss]), label=label, **style)
             axes.set(xscale="log", xlabel="learning rate")

@@ -86,13 +86,6 @@ def test_mean_interval_is_that_of_scipys_t_test_at_every_epoch() -> None:
     np.testing.assert_allclose(interval.high, reference.high)
 
 
-def test_mean_interval_of_two_replicates_in_closed_form() -> None:
-    # t(0.975, 1) = tan(0.475 pi), and the standard error of {0, 2} is 1
-    mean, low, high = mean_interval([0.0, 2.0])
-    assert mean == 1.0
-    assert (low, high) == pytest.approx((1 - math.tan(0.475 * math.pi), 12.7062 + 1))
-
-
 def test_one_replicate_has_a_mean_but_no_interval() -> None:
     interval = mean_interval([[1.0, 2.0]])
     np.testing.assert_array_equal(interval.mean, [1.0, 2.0])
