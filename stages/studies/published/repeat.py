@@ -119,13 +119,8 @@ def main() -> None:
         raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
     tables = []
     for name, (dataset, training_samples) in data_sets.items():
-        with Work(
-            f"studies_published_{name}",
-            dataset,
-            device="cpu",
-            total=given.samplers,
-            unit="sampler",
-        ) as work:
+        task = f"studies_published_{name}"
+        with Work(task, dataset, device="cpu", total=given.samplers, unit="sampler") as work:
             results = merged(work.run(repeat, tasks(given.seed, given, training_samples)))
             found = {key: tensor.numpy() for key, tensor in results.items()}
             tables += [
