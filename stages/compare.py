@@ -1,7 +1,6 @@
 """Compare LRG-Adam with Adam on the outcomes of paired replicates."""
 
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ import pandas as pd
 from experiment.report.measures import CURVE, MEASURES
 from experiment.report.statistics import (
     Comparison,
-    compare_epochs_to_target,
     compare_paired,
     correct_family,
+    first_epoch,
 )
 from experiment.stage import files
 from experiment.stage.errors import UserError
@@ -35,18 +34,10 @@ def read_both() -> tuple[pd.DataFrame, pd.DataFrame]:
     return tables[0], tables[1]
 
 
-def statistics(found: Comparison) -> dict[str, object]:
-    """All statistics of one comparison; undefined values are null."""
-    values = asdict(found) | {"verdict": found.verdict}
-    return {
-        name: None if isinstance(value, float) and not isfinite(value) else value
-        for name, value in values.items()
-    }
-
-
 def with_holm(alone: Comparison, corrected: Comparison) -> dict[str, object]:
     """All statistics of one comparison, alone and Holm-corrected within its family."""
-    return statistics(alone) | {
+    return asdict(alone) | {
+        "verdict": alone.verdict,
         "p_value_holm": corrected.p_value,
         "equivalence_p_value_holm": corrected.equivalence_p_value,
         "verdict_holm": corrected.verdict,
@@ -89,36 +80,35 @@ def epochs_to_targets(
 ) -> list[dict[str, object]]:
     """Compare how soon both optimizers reach each target, one row per target.
 
-    The margin is the fraction `compare.margin` of all epochs. Holm's correction treats the targets
-    that either optimizer reaches as one family.
+    A replicate that never reaches a target counts as the last epoch. All are censored there, so
+    the mean is the restricted mean: the area under the Kaplan-Meier curve. The margin is the
+    fraction `compare.margin` of all epochs. The targets that either optimizer reaches are a family
+    for Holm's correction; where neither does, two arms that fail are not shown to be equivalent.
     """
-    curves, others = (np.array(table[CURVE].tolist()) for table in (adam, lrg_adam))
-    every = [
-        compare_epochs_to_target(
-            others,
-            curves,
-            target,
-            margin=params.compare.margin * (curves.shape[1] - 1),
-            rng=stream(params.seed, "compare", f"epochs to {target}"),
-        )
-        for target in params.compare.targets
-    ]
-    reached = [found.epochs for found in every if found.epochs]
-    tested = {
-        id(alone): with_holm(alone, corrected)
-        for alone, corrected in zip(reached, correct_family(reached), strict=True)
-    }
-    return [
-        {
-            "target_validation_loss_nats": found.target,
-            "adam_share_reaching": found.baseline_reached,
-            "lrg_adam_share_reaching": found.treatment_reached,
-            "adam_mean_epochs": found.baseline_mean,
-            "lrg_adam_mean_epochs": found.treatment_mean,
-            "difference_epochs": tested.get(id(found.epochs)),
-        }
-        for found in every
-    ]
+    curves = {"adam": adam, "lrg_adam": lrg_adam}
+    horizon = len(adam[CURVE].iloc[0]) - 1
+    rows: list[dict[str, object]] = []
+    tested = []
+    for target in params.compare.targets:
+        first = {name: first_epoch(one[CURVE].tolist(), target) for name, one in curves.items()}
+        epochs = {name: np.nan_to_num(one, nan=horizon) for name, one in first.items()}
+        reached = {name: float(np.isfinite(one).mean()) for name, one in first.items()}
+        row: dict[str, object] = {"target_validation_loss_nats": target}
+        row |= {f"{name}_share_reaching": share for name, share in reached.items()}
+        row |= {f"{name}_mean_epochs": float(one.mean()) for name, one in epochs.items()}
+        rows.append(row | {"difference_epochs": None})
+        if any(reached.values()):
+            found = compare_paired(
+                epochs["lrg_adam"],
+                epochs["adam"],
+                margin=params.compare.margin * horizon,
+                rng=stream(params.seed, "compare", f"epochs to {target}"),
+            )
+            tested.append((rows[-1], found))
+    corrected = correct_family([found for _, found in tested])
+    for (row, alone), one in zip(tested, corrected, strict=True):
+        row["difference_epochs"] = with_holm(alone, one)
+    return rows
 
 
 def main() -> None:

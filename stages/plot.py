@@ -34,13 +34,8 @@ def convergence(title: str) -> Figure:
     line_with_band(gap, range(len(difference.mean)), difference, color="#009E73", marker="o")
     mean, low, high = (float(part[-1]) for part in difference)
     gap.axhline(0, color="0.4", linewidth=0.8)
-    gap.annotate(
-        f"after the last epoch\n{mean:+.3f} ({low:+.3f} to {high:+.3f})",
-        (0.97, 0.05),
-        xycoords="axes fraction",
-        ha="right",
-        va="bottom",
-    )
+    final = f"after the last epoch\n{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    gap.text(0.97, 0.05, final, ha="right", transform=gap.transAxes)
     loss.set(
         ylabel="validation loss (cross-entropy, nats)",
         title=f"Validation loss on {title}\n{len(curves['adam'])} replicates, 95 % interval",
@@ -63,30 +58,18 @@ def tuning() -> Figure:
         path = Path(f"metrics/tune_{optimizer}.json")
         trials = files.read_rows(path, "trials", "lr", "rank", "trial_loss_nats")
         best = trials.loc[trials["trial_loss_nats"].idxmin()]
-        points = {**style, "linestyle": "none"}
+        points = style | {"linestyle": "none"}
+        star = {"marker": "*", "label": f"{style['label']}, best", "markersize": 16}
         for axes, parameter in ((by_lr, "lr"), (by_rank, "rank")):
             if trials[parameter].notna().all():
                 axes.plot(trials[parameter], trials["trial_loss_nats"], **points)
-                axes.plot(
-                    best[parameter],
-                    best["trial_loss_nats"],
-                    **{**points, "marker": "*", "label": f"{style['label']}, best"},
-                    markersize=16,
-                    markerfacecolor="none",
-                )
-    by_lr.set(
-        xscale="log",
-        xlabel="learning rate",
-        ylabel="validation loss of a trial (nats)",
-        title="Every trial by its learning rate",
-    )
+                place = best[parameter], best["trial_loss_nats"]
+                axes.plot(*place, **points | star, markerfacecolor="none")
+    for axes in (by_lr, by_rank):
+        axes.set(xscale="log", ylabel="validation loss of a trial (nats)")
+    by_lr.set(xlabel="learning rate", title="Every trial by its learning rate")
     by_lr.legend()
-    by_rank.set(
-        xscale="log",
-        xlabel="rank",
-        ylabel="validation loss of a trial (nats)",
-        title="LRG-Adam's trials by their rank",
-    )
+    by_rank.set(xlabel="rank", title="LRG-Adam's trials by their rank")
     plain_ticks(by_rank.xaxis)
     return figure
 

@@ -1,4 +1,4 @@
-"""The analysis of gradients: independent replicates, and ratios of sums."""
+"""The analysis of gradients: independent replicates, and what is compared with what."""
 
 from __future__ import annotations
 
@@ -57,18 +57,6 @@ def test_gradient_of_own_samples_is_that_of_shared_ones(monkeypatch: pytest.Monk
         torch.testing.assert_close(flat_gradient(NETWORK, weights, *parts), whole)
 
 
-def test_retention_is_a_ratio_of_sums_over_batches() -> None:
-    """Two batches, one at right angles to its target, where a mean of ratios has no value."""
-    target = torch.tensor([[1.0, 0.0]])
-    batches = torch.tensor([[[0.0, 2.0]], [[2.0, 1.0]]])
-    kept = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]])
-    products = sum(
-        analysis._products(flat, filtered[None], target)
-        for flat, filtered in zip(batches, kept, strict=True)
-    )
-    assert analysis._retention(products).item() == pytest.approx(1 - (4 / 9) ** 0.5)
-
-
 def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> None:
     rng = np.random.default_rng(2)
     flat, population = (torch.from_numpy(rng.standard_normal((1, 30))).float() for _ in range(2))
@@ -78,16 +66,14 @@ def test_the_null_of_the_cosine_is_that_of_another_order_of_the_entries() -> Non
     put_back = np.empty(30)
     put_back[order] = ((u[:, :2] * s[:2]) @ vh[:2]).ravel()[:30]
 
-    kept, energy = analysis.approximations(flat, (2,))
     orders = torch.from_numpy(order)[None]
-    found = analysis._cosines(flat, kept, energy, population, population, (2,), orders)
+    found = analysis._truncation(flat, population, population, (2,), orders)
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
     target = population[0].double().numpy()
     raw = cosine(flat[0].double().numpy(), target)
-    assert found["raw_cosine_fresh"].item() == pytest.approx(raw, abs=1e-6)
     assert found["cosine_permuted"].item() == pytest.approx(
         cosine(put_back, target) - raw, abs=1e-5
     )
@@ -103,15 +89,6 @@ def test_every_replicate_has_an_order_of_its_own_in_any_group() -> None:
     assert (three.sort(dim=1).values == torch.arange(three.shape[1])).all()
     assert not (three[0] == three[1]).all()
     assert torch.equal(three[2:], last)
-
-
-def test_only_updates_from_truncated_gradients_reach_where_no_gradient_ever_was() -> None:
-    """The first layer's weights of four inputs that are never on."""
-    whole = samples()
-    whole.train.x[:, :4] = 0
-    found = analyse(whole, GradientTask(CONFIG, 0, 2, (1,), RANKS, 2))
-    assert (found["step_leak"] > 0).all()
-    assert (found["step_leak_adam"] < found["step_leak"]).all()
 
 
 def test_the_noise_of_a_batch_is_scaled_as_in_training() -> None:
@@ -142,10 +119,3 @@ def test_fresh_samples_stand_for_the_population_and_are_not_trained_on() -> None
     of_fresh = {name for name in found if "fresh" in name} | {"cosine_permuted"}
     for name, values in found.items():
         assert torch.equal(values, other[name]) == (name not in of_fresh), name
-
-
-def test_there_is_an_entry_for_each_batch_and_one_of_retention() -> None:
-    found = analyse(samples(), GradientTask(CONFIG, 0, 2, (1,), RANKS, 2))
-    assert found["cosine_fresh"].shape == (2, 1, 2, 2)
-    assert found["retention_fresh"].shape == (2, 1, 1, 2)
-    assert torch.isfinite(found["retention_fresh"]).all()

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from experiment.stage import files
 from studies.report import learning_rate
@@ -49,14 +48,6 @@ def test_width_of_two_lines_is_that_of_their_slopes_up_to_the_ends_of_the_grid(
     assert_width(vee(best, left, right), expected)
 
 
-@pytest.mark.parametrize("best", [-4.0, -3.5, -3.0, -2.0])
-def test_width_of_a_parabola_is_in_closed_form(best: float) -> None:
-    logs = np.linspace(-4, -2, 2001)
-    half = np.sqrt(0.05 / 2)
-    expected = min(best + half, -2) - max(best - half, -4)
-    assert_width(1 + 2 * (logs - best) ** 2, expected, logs)
-
-
 def test_only_the_basin_of_the_optimum_counts() -> None:
     loss = np.minimum(vee(-3.5, 1, 1), 0.01 + vee(-2.5, 1, 1))
     assert_width(loss, 0.1)
@@ -68,14 +59,6 @@ def test_width_ends_where_training_diverges(bad: float, lost: slice) -> None:
     loss = vee(-3, 0.1, 0.1)
     loss[lost] = bad
     assert_width(loss, 0.5)
-
-
-@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan, np.inf]), min_size=1, max_size=8))
-def test_falling_counts_losses_as_a_loop_does(losses: list[float]) -> None:
-    count = 1
-    while count < len(losses) and losses[count] < losses[count - 1]:
-        count += 1
-    assert learning_rate._falling(np.array(losses)) == count
 
 
 def test_the_best_learning_rate_is_as_uncertain_as_the_seeds_make_it() -> None:
@@ -138,18 +121,14 @@ def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise:
     np.testing.assert_allclose(gains, [0.2] * 3)
 
 
-@pytest.mark.parametrize("unmatched", [1])
 @pytest.mark.parametrize("way", ["higher", "lower", "nan"])
-def test_a_replicate_that_adam_cannot_match_is_left_out(unmatched: int, way: str) -> None:
+def test_a_replicate_that_adam_cannot_match_is_left_out(way: str) -> None:
     arm = curves(0.3)
     arm["validation_loss_nats"] += np.array([[1.0], [2.0], [3.0]])
-    train = arm["train_loss_nats"]
-    train[unmatched] = {"higher": train[unmatched] + 99, "lower": train[unmatched] - 99}.get(
-        way, np.nan
-    )
+    arm["train_loss_nats"][1] += {"higher": 99, "lower": -99, "nan": np.nan}[way]
     logs, gains = at_equal_train_loss(arm, curves())
     np.testing.assert_allclose(logs, [0.3] * 2)
-    np.testing.assert_allclose(gains, np.delete([1.0, 2.0, 3.0], unmatched))
+    np.testing.assert_allclose(gains, [1.0, 3.0])
 
 
 @pytest.fixture
@@ -185,33 +164,12 @@ def test_summary_of_adam_with_a_scaled_learning_rate_and_an_offset() -> None:
     assert row["best_lr"] == arm["lr"][mean.argmin()]
     assert row["validation_loss_nats"] == pytest.approx(mean.min())
     assert row["best_lr_low"] <= row["best_lr"] <= row["best_lr_high"]
-    assert not row["best_lr_on_boundary"]
     assert row["width_decades"] == pytest.approx(width(10**LOGS, mean))
     for prefix in ("", "tuned_"):
         for end in ("", "_low", "_high"):
             ratio = row[f"{prefix}adams_lr_ratio_for_equal_train_loss{end}"]
             gain = row[f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss{end}"]
             assert (ratio, gain) == (pytest.approx(10**shift), pytest.approx(offset))
-    same = adam["validation_loss_nats"].mean(0).argmin()
-    for measure in ("train_loss_nats", "validation_loss_nats"):
-        difference = arm[measure][:, same] - adam[measure][:, same]
-        interval = stats.ttest_1samp(difference, 0).confidence_interval()
-        name = f"{measure}_minus_adam_at_adams_lr"
-        found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
-        assert found == pytest.approx([difference.mean(), interval.low, interval.high])
-
-
-@pytest.mark.usefixtures("empty_folder")
-@pytest.mark.parametrize(("best", "boundary"), [(0, True), (1, False), (19, False), (20, True)])
-def test_summary_says_whether_the_optimum_is_at_an_end_of_the_grid(
-    best: int, boundary: bool
-) -> None:
-    adam = curves()
-    adam["validation_loss_nats"][:] = vee(LOGS[best], 0.5, 0.5)
-    adam["validation_loss_nats"][2, (best + 10) % 21] = np.nan  # one replicate that diverges
-    write("adam", adam)
-    row = learning_rate.summary(0, "adam", "Adam")
-    assert (row["best_lr"], row["best_lr_on_boundary"]) == (10 ** LOGS[best], boundary)
 
 
 @pytest.mark.usefixtures("empty_folder")
@@ -221,6 +179,4 @@ def test_summary_compares_at_the_learning_rates_and_replicates_that_both_have() 
     write("adam", adam)
     write("arm", part | {name: part[name][:2] for name in part if name != "lr"})
     row = learning_rate.summary(0, "arm", "Adam on a part of the grid, fewer times")
-    for measure in ("train_loss_nats", "validation_loss_nats"):
-        assert row[f"{measure}_minus_adam_at_adams_lr"] == 0
     assert row["adams_lr_ratio_for_equal_train_loss"] == pytest.approx(1)

@@ -114,16 +114,6 @@ def test_both_optimizers_begin_with_the_same_weights(found: dict[str, Tensor]) -
             assert not torch.isclose(first[:, 1:], other[:, 1:]).all()
 
 
-def test_all_trainings_of_a_sampler_begin_alike_and_none_has_the_batches_of_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for one in run(monkeypatch, distance):
-        assert {training.config.purpose for training in one.runs} == {"published"}
-        batches = [training.config.batches for training in one.runs]
-        # A final training with the published hyperparameters has the batches of that with its own.
-        assert len(set(batches)) == len(batches) - 2 * len(TASK.training_samples)
-
-
 # A search in losses that are known
 
 
@@ -200,10 +190,6 @@ def lowest_in_the_first_epoch(lr: np.ndarray, epoch: int) -> np.ndarray:
     return [np.zeros_like(lr), distance(lr), 50 + lr][epoch if epoch < 3 else 2]
 
 
-def lowest_in_the_last_epoch(lr: np.ndarray, epoch: int) -> np.ndarray:
-    return [np.zeros_like(lr), 50 + lr, distance(lr)][epoch if epoch < 3 else 2]
-
-
 def diverging_after_an_epoch(lr: np.ndarray, epoch: int) -> np.ndarray:
     return distance(lr) if epoch == 1 else np.full_like(lr, np.nan)
 
@@ -216,7 +202,6 @@ def diverging_afar(lr: np.ndarray, _: int) -> np.ndarray:
     "loss",
     [
         lowest_in_the_first_epoch,
-        lowest_in_the_last_epoch,
         diverging_after_an_epoch,
         diverging_afar,
     ],
@@ -233,29 +218,13 @@ def test_the_best_point_has_the_lowest_loss_of_any_epoch_of_training(
                 assert one.found["lrg_adam_rank"].tolist() == [point["rank"]]
 
 
-def test_ten_trials_are_random_and_the_next_ones_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = replace(TASK, trials=11)
-    one, other = (
-        np.stack(
-            [
-                rates(searched(found, "adam"))
-                for found in run(monkeypatch, lambda lr, _, sign=sign: sign * lr, task)
-            ],
-            axis=1,
-        )
-        for sign in (-1, 1)
-    )
-    np.testing.assert_array_equal(one[:10], other[:10])
-    assert (one[10] != other[10]).all()
-
-
 def test_every_sampler_proposes_points_of_its_own_within_the_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = run(monkeypatch, distance, replace(TASK, trials=40))
+    found = run(monkeypatch, distance, replace(TASK, trials=25))
     for optimizer in ("adam", "lrg_adam"):
         lr = np.stack([rates(searched(one, optimizer)) for one in found], axis=1)
-        assert lr.shape == (40, 3)
+        assert lr.shape == (25, 3)
         assert len(np.unique(lr)) == lr.size
         assert (lr.min() >= 1e-4, lr.max() <= 1e-1) == (True, True)
         assert np.median(lr[:10]) < 0.02  # on a log scale: the middle of the interval is 0.003

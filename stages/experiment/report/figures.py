@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -17,19 +18,12 @@ from matplotlib.ticker import LogLocator, NullFormatter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from numpy.typing import ArrayLike
 
     from experiment.report.statistics import MeanInterval
 
-# Blue and vermillion of Okabe and Ito's colour-blind-safe palette; dashes and markers distinguish
-# the optimizers in black and white (https://jfly.uni-koeln.de/color/).
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adam": {"label": "Adam", "color": "#0072B2", "linestyle": "-", "marker": "o"},
-    "lrg_adam": {"label": "LRG-Adam", "color": "#D55E00", "linestyle": "--", "marker": "s"},
-}
-
-# That palette, for more arms than these two; yellow is too pale for lines on white.
+# Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), without yellow, too
+# pale for lines on white; dashes and markers tell series apart in black and white.
 SERIES: list[dict[str, Any]] = [
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
@@ -39,8 +33,10 @@ SERIES: list[dict[str, Any]] = [
     {"color": "#E69F00", "linestyle": (0, (1, 1)), "marker": "P"},
     {"color": "#000000", "linestyle": (0, (3, 3)), "marker": "X"},
 ]
-
-
+OPTIMIZERS = {
+    "adam": {"label": "Adam", **SERIES[0]},
+    "lrg_adam": {"label": "LRG-Adam", **SERIES[1]},
+}
 # Colours of the verdicts.
 VERDICTS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": "0.4"}
 
@@ -60,7 +56,6 @@ def panels(
     plt.rcParams.update(
         {
             "figure.dpi": 150,
-            "font.size": 10,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -76,7 +71,9 @@ def panels(
         height_ratios=heights,
         layout="constrained",
     )
-    return figure, list(axes.flat)
+    for surplus in axes.flat[count:]:
+        surplus.remove()
+    return figure, list(axes.flat[:count])
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -99,17 +96,13 @@ def line_with_band(
 
 def differences(
     axes: Axes,
-    rows: pd.DataFrame,
-    position: ArrayLike,
+    interval: MeanInterval,
+    y: ArrayLike,
     **style: Any,  # noqa: ANN401
 ) -> None:
-    """Draw a point with its interval per row: columns difference, interval_low, interval_high."""
-    below = rows["difference"] - rows["interval_low"]
-    above = rows["interval_high"] - rows["difference"]
-    axes.errorbar(
-        rows["difference"],
-        position,
-        xerr=[below.clip(lower=0), above.clip(lower=0)],
-        capsize=3,
-        **{"markersize": 5, **style, "linestyle": "none"},
-    )
+    """Draw means with their intervals at the heights `y`, and a line at zero."""
+    ends = [interval.mean - interval.low, interval.high - interval.mean]
+    style = {"markersize": 5, "capsize": 3, **style, "linestyle": "none"}
+    axes.errorbar(interval.mean, y, xerr=np.reshape(ends, (2, -1)).clip(min=0), **style)
+    axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
+    axes.grid(axis="y", visible=False)

@@ -73,15 +73,14 @@ def approximations(flat: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Best approximations of flat gradients (R, P), zero-padded to square matrices.
 
     Returns:
-        The approximations (K, R, P), one per rank, and the cumulative energy (R, n) of the leading
-        singular values, as shares of the total.
+        The approximations (K, R, P), one per rank, and the shares of the energy (R, K) they keep.
 
     """
     matrix = to_square([flat], 1, torch.float32)
     values, vectors = spectrum(matrix)
     energy = values.clamp(min=0).flip(-1).cumsum(-1)
     found = [from_square(projected(matrix, vectors[..., -rank:]), [flat], 1)[0] for rank in ranks]
-    return torch.stack(found), energy / energy[:, -1:]
+    return torch.stack(found), (energy / energy[:, -1:])[:, [rank - 1 for rank in ranks]]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -90,27 +89,18 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Moments:
-    """Adam's moments of the unfiltered gradients and of their truncations, side by side.
-
-    `mean` and `square` are (K + 1, R, P), the unfiltered first. `quiet` (R, P) marks the
-    coordinates whose gradient has been exactly zero at every step since `listen`.
-    """
+    """Adam's moments (K + 1, R, P) of the unfiltered gradients, first, and of their truncations."""
 
     def __init__(self, ranks: Sequence[int]) -> None:
         self._ranks = ranks
         self.steps = 0
         # Scalars until the first step, which sets the shapes.
-        self.mean = self.square = self.quiet = torch.zeros(())
-
-    def listen(self) -> None:
-        """Restart the watch for gradients that are exactly zero."""
-        self.quiet = torch.ones((), dtype=torch.bool)
+        self.mean = self.square = torch.zeros(())
 
     def step(self, weights: Weights) -> None:
         """Update the moments from `.grad`."""
         flat = torch.cat([cast(Tensor, w.grad).flatten(1) for w in weights.values()], dim=1)
         self.mean, self.square = self.after(flat)
-        self.quiet = self.quiet & (flat == 0)
         self.steps += 1
 
     def after(self, flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,24 +127,15 @@ def analyse(data: Samples, task: GradientTask) -> Result:
 
     Returns:
         Quantities (R, epochs, batches, K), float64, for K ranks. Those named `step_...` have at
-        most STEPS batches; `retention_fresh` has one entry for all batches.
+        most STEPS batches.
 
-        Of gradients, with sums over the batches of a replicate after one epoch:
-
-        - `energy`: E_k = |F_k g|^2 / |g|^2 of one batch.
+        - `energy`: |F_k g|^2 / |g|^2.
         - `energy_permuted`: the same with the entries of g permuted during truncation.
-        - `raw_cosine_fresh`: cos(g, gpop).
         - `cosine_fresh`: cos(F_k g, gpop) - cos(g, gpop). `cosine_train`: the same with gbar.
         - `cosine_permuted`: `cosine_fresh` with the entries of g permuted during truncation.
-        - `retention_fresh`: R_k - sqrt(E_k), R_k = sum <F_k g, gpop> / sum <g, gpop> and
-          E_k = sum |F_k g|^2 / sum |g|^2.
-
-        Of updates, which Adam's moments make from gradients:
-
-        - `step_loss_fresh`: loss (nats) on fresh samples after an update scaled to the norm of
-          Adam's, minus that after Adam's. `step_loss_train`: the same on all training samples.
-        - `step_leak`: share of the update's energy in coordinates whose gradient was exactly zero
-          in all of the last epoch. `step_leak_adam`: that of Adam's own update.
+        - `step_loss_fresh`: loss (nats) on fresh samples after the update that Adam's moments make
+          from truncated gradients, scaled to the norm of Adam's, minus that after Adam's.
+          `step_loss_train`: the same on all training samples.
 
     """
     found: dict[str, list[Tensor]] = defaultdict(list)
@@ -166,24 +147,16 @@ def analyse(data: Samples, task: GradientTask) -> Result:
     for epoch, weights in enumerate(trained):
         if epoch in task.epochs:
             here: dict[str, list[Tensor]] = defaultdict(list)
-            products = torch.zeros((), dtype=torch.float64)
             batches = _batches(data, task, network, epoch, weights)
             for number, (flat, bar, population) in enumerate(batches):
-                filtered, energy = approximations(flat, task.ranks)
-                cosines = _cosines(flat, filtered, energy, bar, population, task.ranks, orders)
-                for name, value in cosines.items():
-                    here[name].append(value)
-                products = products + _products(flat, filtered, population)
+                measured = _truncation(flat, bar, population, task.ranks, orders)
                 if number < STEPS:
                     updates = moments.updates(flat)
-                    for name, value in _steps(
-                        data, task, network, weights, updates, moments.quiet
-                    ).items():
-                        here[name].append(value)
-            here["retention_fresh"].append(_retention(products))
+                    measured |= _steps(data, task, network, weights, updates)
+                for name, value in measured.items():
+                    here[name].append(value)
             for name, values in here.items():
                 found[name].append(torch.stack(values, dim=1))
-        moments.listen()
     return {name: torch.stack(values, dim=1).double().cpu() for name, values in found.items()}
 
 
@@ -222,54 +195,25 @@ def _batches(
         yield (flat if noise == 1 else bar + noise * (flat - bar)), bar, population
 
 
-def _cosines(
-    flat: Tensor,
-    filtered: Tensor,
-    energy: Tensor,
-    bar: Tensor,
-    population: Tensor,
-    ranks: Sequence[int],
-    orders: Tensor,
+def _truncation(
+    flat: Tensor, bar: Tensor, population: Tensor, ranks: Sequence[int], orders: Tensor
 ) -> dict[str, Tensor]:
     """What truncation does to one gradient, (R, K) each."""
-    columns = [rank - 1 for rank in ranks]
+    filtered, energy = approximations(flat, ranks)
     permuted, permuted_energy = approximations(flat.gather(1, orders), ranks)
-    result = {
-        "energy": energy[:, columns],
-        "energy_permuted": permuted_energy[:, columns],
+    raw = cosine(flat, population)
+    return {
+        "energy": energy,
+        "energy_permuted": permuted_energy,
+        "cosine_train": (cosine(filtered, bar) - cosine(flat, bar)).T,
+        "cosine_fresh": (cosine(filtered, population) - raw).T,
+        "cosine_permuted": (cosine(permuted, population.gather(1, orders)) - raw).T,
     }
-    for name, target in (("train", bar), ("fresh", population)):
-        raw = cosine(flat, target)
-        result[f"cosine_{name}"] = (cosine(filtered, target) - raw).T
-    result["raw_cosine_fresh"] = raw[:, None].expand(-1, len(columns))
-    shuffled = cosine(permuted, population.gather(1, orders))
-    return {**result, "cosine_permuted": (shuffled - raw).T}
-
-
-def _products(flat: Tensor, filtered: Tensor, population: Tensor) -> Tensor:
-    """Inner products (2, K + 1, R) of g and its F_k g with gpop and g, in float64."""
-    stacked = torch.cat([flat[None], filtered]).double()
-    return torch.stack([(stacked * target).sum(-1) for target in (population, flat)])
-
-
-def _retention(products: Tensor) -> Tensor:
-    """The criterion R_k - sqrt(E_k), (R, K), from the sums of `_products` over batches.
-
-    A single batch's <g, gpop> may be near zero; their sum is not, as long as batches agree.
-    """
-    # F_k is a projection, so <F_k g, g> = |F_k g|^2 and the last ratio is E_k.
-    retained, energy = products[:, 1:] / products[:, :1]
-    return (retained - sqrt(energy.clamp(min=0))).T
 
 
 @torch.no_grad()
 def _steps(
-    data: Samples,
-    task: GradientTask,
-    network: Network,
-    weights: Weights,
-    updates: Tensor,
-    quiet: Tensor,
+    data: Samples, task: GradientTask, network: Network, weights: Weights, updates: Tensor
 ) -> dict[str, Tensor]:
     """What truncation does to Adam's updates, (R, K) each."""
     judges = {
@@ -280,27 +224,16 @@ def _steps(
     norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
     steps = updates * (lr * norms[:1] / norms)
     losses: dict[str, list[Tensor]] = defaultdict(list)
+    sizes = [weight[0].numel() for weight in weights.values()]
     for step in steps:
-        moved, start = {}, 0
-        for name, weight in weights.items():
-            size = weight[0].numel()
-            moved[name] = weight - step[:, start : start + size].view_as(weight)
-            start += size
+        moved = {
+            name: weight - part.view_as(weight)
+            for (name, weight), part in zip(weights.items(), step.split(sizes, -1), strict=True)
+        }
         for name, judge in judges.items():
             losses[name].append(evaluate(network, moved, judge).loss)
     loss = {name: torch.stack(values) for name, values in losses.items()}
-    share = _share(updates, quiet)
-    return {
-        **{f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()},
-        "step_leak": share[1:].T,
-        "step_leak_adam": share[:1].T.expand(-1, len(updates) - 1),
-    }
-
-
-def _share(vectors: Tensor, where: Tensor) -> Tensor:
-    """Share (K, R) of the energy of vectors (K, R, P) in the coordinates `where` (R, P)."""
-    energy = vectors.double().square()
-    return (energy * where).sum(-1) / energy.sum(-1).clamp(min=1e-300)
+    return {f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()}
 
 
 def noise_energy(side: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -33,15 +33,11 @@ NULL_DRAWS = 50
 UNITS = {
     "energy": "share",
     "energy_permuted": "share",
-    "raw_cosine_fresh": "cosine",
     "cosine_train": "cosine",
     "cosine_fresh": "cosine",
     "cosine_permuted": "cosine",
-    "retention_fresh": "share",
     "step_loss_fresh": "nats",
     "step_loss_train": "nats",
-    "step_leak": "share",
-    "step_leak_adam": "share",
 }
 
 
@@ -79,26 +75,20 @@ def table(
     rows = []
     for quantity, unit in UNITS.items():
         values = found[quantity].mean(axis=2)
-        over_epochs = values.mean(axis=1, keepdims=True)
-        together = np.concatenate([over_epochs, values], axis=1)
+        together = np.concatenate([values.mean(axis=1, keepdims=True), values], axis=1)
         every = mean_interval(together)
         p_values = stats.ttest_1samp(together, 0).pvalue
         for i, epoch in enumerate(["all", *given.epochs]):
             for j, rank in enumerate(given.ranks):
                 row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
-                row |= {"epoch": epoch, "replicates": len(together), "mean": every.mean[i, j]}
-                row |= {"low": every.low[i, j], "high": every.high[i, j]}
+                row |= {"epoch": epoch, "replicates": len(together)}
+                row |= {name: ends[i, j] for name, ends in every._asdict().items()}
                 rows.append(row | {"p_value_uncorrected": p_values[i, j]})
     return pd.DataFrame(rows)
 
 
 def main(arm: str) -> None:
-    """Write metrics/studies/gradients/<arm>.csv.
-
-    Args:
-        arm: the arm whose trajectory is analysed.
-
-    """
+    """Write metrics/studies/gradients/<arm>.csv, of the arm whose trajectory is analysed."""
     given = GradientConfig.model_validate(files.read_json(SETTINGS / "gradients.json"))
     settings = files.read_json(SETTINGS_OF_ARMS / f"{arm}.json", "train", "data")
     data = Data.model_validate(settings["data"])
@@ -116,13 +106,8 @@ def main(arm: str) -> None:
     spectrum = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))
     null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
 
-    with Work(
-        f"studies_gradients_{arm}",
-        samples,
-        device=given.device,
-        total=len(groups),
-        unit="group",
-    ) as work:
+    name = f"studies_gradients_{arm}"
+    with Work(name, samples, device=given.device, total=len(groups), unit="group") as work:
         found = merged(work.run(analyse, groups))
         rows = table(given, arm, {name: tensor.numpy() for name, tensor in found.items()})
         rows["energy_of_pure_noise_share"] = rows["rank"].map(null)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiment.report.figures import VERDICTS, differences, line_with_band, panels, series
 from experiment.report.measures import MEASURES, PRIMARY
-from experiment.report.statistics import mean_interval
+from experiment.report.statistics import MeanInterval, mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
 from studies.report.export import markdown
@@ -23,28 +24,21 @@ from studies.training.arms import Arms, read_arms, read_own
 def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
     """One column per measure, one line per arm: its difference from each baseline, in per cent.
 
-    Arms on other data than their baseline have axes of their own, below the others'.
+    Every difference is in per cent of its own baseline's mean. Arms on other data than their
+    baseline have axes of their own, below the others'.
     """
-    percent = table.assign(
-        **{
-            column: 100 * table[column] / table["mean_against"]
-            for column in ("difference", "interval_low", "interval_high")
-        }
-    )
     other = [
         known[row.arm].train.data != known[row.against].train.data for row in table.itertuples()
     ]
-    parts = [part for _, part in percent.groupby(other, sort=True)]
+    parts = [part for _, part in table.groupby(other, sort=True)]
     sizes = [part["arm"].nunique() for part in parts]
     figure, axes = panels(len(MEASURES) * len(parts), rows=len(parts), heights=sizes)
     figure.set_size_inches(17, 1.6 + 0.9 * len(parts) + 0.55 * sum(sizes))
-    for row, part in enumerate(parts):
-        for column, measure in enumerate(MEASURES):
-            one = axes[row * len(MEASURES) + column]
-            _draw_measure(one, known, part, measure, margin)
-            one.set_yticks(range(sizes[row]), [] if column else _row_labels(known, part))
-            if row == 0:
-                one.set_title(MEASURES[measure].label)
+    places = product(parts, MEASURES.items())
+    for number, (one, (part, (name, measure))) in enumerate(zip(axes, places, strict=True)):
+        _draw_measure(one, known, part, name, margin)
+        one.set_yticklabels([] if number % len(MEASURES) else _row_labels(known, part))
+        one.set_title(measure.label if number < len(MEASURES) else "")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4)
     counts = sorted(set(table["replicates"]))
@@ -58,54 +52,47 @@ def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
 def _draw_measure(
     axes: Axes, known: Arms, table: pd.DataFrame, measure: str, margin: float
 ) -> None:
-    arms = [name for name in known if name in set(table["arm"])]
-    bases = list(dict.fromkeys(table["against"]))
-    several = table.groupby("arm")["against"].nunique().max() > 1
-    axes.axvspan(
-        -100 * margin,
-        100 * margin,
-        color="0.9",
-        linewidth=0,
-        zorder=0,
-        label=f"within {100 * margin:g} % of the baseline's mean",
-    )
-    axes.axvline(0, color="0.4", linewidth=0.8, zorder=1)
-    for i, base in enumerate(bases if several else [None]):
-        rows = of_measure(table, measure, base)
-        position = len(arms) - 1 - np.array([arms.index(arm) for arm in rows["arm"]])
-        position = position + (0.15 * (len(bases) - 1) - 0.3 * i if several else 0)
-        label = None
-        if several:
-            label = f"against {known[base].label} at {rows['lr_against'].iloc[0]:g}"
-        differences(axes, rows, position, **series(i) | {"label": label})
-        for y, verdict in zip(position, rows["verdict"], strict=True):
-            axes.text(
-                1.01,
-                y,
-                verdict,
-                color=VERDICTS[verdict],
-                fontsize=8,
-                va="center",
-                transform=axes.get_yaxis_transform(),
-            )
+    arms = [name for name in known if name in set(table["arm"])][::-1]
+    several = _several(table)
+    within = f"within {100 * margin:g} % of the baseline's mean"
+    axes.axvspan(-100 * margin, 100 * margin, color="0.9", linewidth=0, zorder=0, label=within)
+    groups = [rows for _, rows in of_measure(table, measure).groupby("against", sort=False)]
+    if not several:
+        groups = [pd.concat(groups)]
+    for i, rows in enumerate(groups):
+        middle = (len(groups) - 1) / 2
+        y = [arms.index(arm) + 0.6 / len(groups) * (middle - i) for arm in rows["arm"]]
+        first = rows.iloc[0]
+        label = f"against {known[first['against']].label} at {first['lr_against']:g}"
+        ends = [rows[name] for name in ("difference", "interval_low", "interval_high")]
+        percent = MeanInterval(*(100 * np.array(end / rows["mean_against"]) for end in ends))
+        differences(axes, percent, y, label=label if several else None, **series(i))
+        for height, verdict in zip(y, rows["verdict"], strict=True):
+            style = {"color": VERDICTS[verdict], "fontsize": 8, "va": "center"}
+            axes.text(1.01, height, verdict, style, transform=axes.get_yaxis_transform())
     better = "left" if MEASURES[measure].lower_is_better else "right"
-    name = f"{known[bases[0]].label}'s" if len(bases) == 1 else "the baseline's"
+    bases = set(table["against"])
+    name = f"{known[bases.pop()].label}'s" if len(bases) == 1 else "the baseline's"
     axes.set(
         xlabel=f"difference in % of {name} mean\n(better to the {better})",
+        yticks=range(len(arms)),
         ylim=(-0.6, len(arms) - 0.4),
     )
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.grid(axis="y", visible=False)
+
+
+def _several(table: pd.DataFrame) -> bool:
+    """Whether an arm is compared with several others, each of which then has its own points."""
+    return bool(table.groupby("arm")["against"].nunique().max() > 1)
 
 
 def _row_labels(known: Arms, table: pd.DataFrame) -> list[str]:
     """Arms from bottom to top, with their learning rates and those of a single baseline."""
-    several = table.groupby("arm")["against"].nunique().max() > 1
     found = {}
     for row in table.drop_duplicates("arm").itertuples():
         edge = ", the edge of its grid" if row.lr_on_boundary else ""
         lr = f"learning rate {row.lr:g}{edge}"
-        if not several:
+        if not _several(table):
             lr += f"; {known[row.against].label} at {row.lr_against:g}"
         found[row.arm] = f"{row.label}\n{lr}"
     return [found[name] for name in known if name in found][::-1]
@@ -122,9 +109,7 @@ def draw_curves(known: Arms, study: str) -> Figure:
     rows = -(-len(groups) // 2)
     figure, every = panels(len(groups), rows)
     figure.set_size_inches(7 * min(len(groups), 2), 4 * rows)
-    for axes in every[len(groups) :]:
-        axes.remove()
-    for axes, (base, names) in zip(every, groups.items(), strict=False):
+    for axes, (base, names) in zip(every, groups.items(), strict=True):
         early = []
         for i, name in enumerate(names):
             curves = final_curves(name)

@@ -18,7 +18,6 @@ import pandas as pd
 from experiment.report.measures import PRIMARY
 from experiment.report.statistics import ALPHA, holm
 from experiment.stage import files
-from experiment.stage.errors import UserError
 from experiment.stage.params import Data, Params, read_params
 from studies.report.tables import (
     compare,
@@ -30,7 +29,6 @@ from studies.report.tables import (
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
-    PUBLISHED,
     ArmConfig,
     Arms,
     read_arms,
@@ -56,46 +54,33 @@ NOISIER = {
     "with_twice_the_batch_noise": Case("noise_double", noise="noise_dial", ranks="batch_noise"),
 }
 
-NUMBERS = ["difference", "interval_low", "interval_high", "p_value"]
-OPPOSITE = {"better": "worse", "worse": "better"}
-
-
-def compared(study: str) -> pd.DataFrame:
-    """The comparisons of a study on the primary measure."""
-    return of_measure(read_comparisons(Path(f"metrics/studies/{study}.csv")), PRIMARY)
-
 
 def against(study: str, baseline: str) -> pd.DataFrame:
     """The comparisons of a study with one arm on the primary measure, by the other arm.
 
     A comparison of that arm with another one is mirrored.
     """
-    table = compared(study)
+    table = of_measure(read_comparisons(Path(f"metrics/studies/{study}.csv")), PRIMARY)
     mirrored = table[table["arm"] == baseline]
     mirrored = mirrored.assign(
         arm=mirrored["against"],
         difference=-mirrored["difference"],
         interval_low=-mirrored["interval_high"],
         interval_high=-mirrored["interval_low"],
-        verdict=mirrored["verdict"].replace(OPPOSITE),
+        verdict=mirrored["verdict"].replace({"better": "worse", "worse": "better"}),
     )
     return pd.concat([table[table["against"] == baseline], mirrored]).set_index("arm")
 
 
-def direction(p_value: float, low: float, high: float) -> int:
-    """The sign of a difference that is shown, or 0."""
-    if p_value > ALPHA or low <= 0 <= high:
-        return 0
-    return 1 if low > 0 else -1
-
-
 def state(shown: int, needed: int) -> str:
-    """What the direction that is shown says about an effect that needs one."""
+    """What the sign that is shown, or 0, says about an effect that needs one."""
     return {needed: "holds", -needed: "refuted"}.get(shown, "not shown")
 
 
 def together(states: Collection[str]) -> str:
     """The state of a link that holds if one of several effects does."""
+    if not states:
+        return "not measured"
     if "holds" in states:
         return "holds"
     return "refuted" if set(states) == {"refuted"} else "not shown"
@@ -106,8 +91,9 @@ def evidence(difference: float, low: float, high: float, p_value: float, verdict
 
     `verdict` tells whether it is below the margin: `equivalent`.
     """
+    shown = 0 if p_value > ALPHA else (low > 0) - (high < 0)
     return {
-        "state": state(direction(p_value, low, high), -1),
+        "state": state(shown, -1),
         "difference_nats": float(difference),
         "interval_95_nats": [float(low), float(high)],
         "verdict": verdict,
@@ -117,45 +103,25 @@ def evidence(difference: float, low: float, high: float, p_value: float, verdict
 def less_noise(arm: ArmConfig, adam: ArmConfig, data_sets: dict[str, Data]) -> str | None:
     """The noise that an arm has less of than Adam, if it differs in nothing else."""
     of_training = {"lrs", "finest_ratio", "tuning_replicates", "replicates", "group"}
-    data, adams = (data_sets[one.data] for one in (arm, adam))
     same = arm.model_copy(update={"noise": adam.noise, "data": adam.data})
-    if (
-        same.model_dump(exclude=of_training) != adam.model_dump(exclude=of_training)
-        or data.model_copy(update={"flipped": adams.flipped}) != adams
-    ):
+    if same.model_dump(exclude=of_training) != adam.model_dump(exclude=of_training):
         return None
-    change = (arm.noise - adam.noise, data.flipped - adams.flipped)
-    if min(change) == 0 or max(change) != 0:
-        return None
-    return "noise of batches" if change[0] else "wrong labels"
+    flipped = data_sets[arm.data].flipped - data_sets[adam.data].flipped
+    if flipped == 0 and arm.noise < adam.noise:
+        return "noise of batches"
+    return "wrong labels" if flipped < 0 and arm.noise == adam.noise else None
 
 
 def noise_hurts(arms: Arms, case: Case) -> Evidence:
-    """Compare Adam with less noise to Adam, each at its best learning rate, by kind of noise."""
-    table = against(case.noise, case.baseline)
+    """Compare Adam with less noise to Adam, each at its best learning rate."""
     adam, data_sets = arms[case.baseline].train, read_data_sets()
-    by_kind: dict[str, dict[str, Evidence]] = {}
-    for name, row in table.iterrows():
+    found = {}
+    for name, row in against(case.noise, case.baseline).iterrows():
         if kind := less_noise(arms[name].train, adam, data_sets):
-            of_kind = by_kind.setdefault(kind, {})
-            of_kind[name] = evidence(*row[[*NUMBERS, "verdict"]])
-    if not by_kind:
-        raise UserError(
-            f"{PUBLISHED}: {case.noise}; allowed: with an arm of adam compared with "
-            f"{case.baseline} that has less noise, in its batches or labels"
-        )
-    states = {
-        kind: together([one["state"] for one in found.values()]) for kind, found in by_kind.items()
-    }
-    return {
-        "state": together(states.values()),
-        "state_by_kind_of_noise": states,
-        "less_noise_minus_adam": {
-            name: {"less": kind} | one
-            for kind, found in by_kind.items()
-            for name, one in found.items()
-        },
-    }
+            numbers = row[["difference", "interval_low", "interval_high", "p_value", "verdict"]]
+            found[name] = {"less": kind, **evidence(*numbers)}
+    states = [one["state"] for one in found.values()]
+    return {"state": together(states), "less_noise_minus_adam": found}
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> Evidence:
@@ -167,30 +133,24 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> E
     uncorrected interval, and the epochs after which that epoch's own interval is above or below
     zero: an average can hide a change of sign.
     """
-    if table.empty:
-        return {"state": "not measured"}
     rows = table[table["quantity"] == quantity]
     means = rows[rows["epoch"] == "all"]
     # Without any variation, a mean is no evidence.
     p_value = means["p_value_uncorrected"].fillna(1)
-    shown = {}
+    shown = pd.Series(0, sorted(set(means["rank"])))
     for sign in (1, -1):
         largest = p_value.where(sign * means["mean"] > 0, 1).groupby(means["rank"]).max()
-        shown[sign] = pd.Series(holm(largest), largest.index) <= ALPHA
+        shown += sign * (holm(largest) <= ALPHA)
     by_rank: dict[int, Evidence] = {}
-    for rank, part in means.groupby("rank"):
-        single = rows[(rows["rank"] == rank) & (rows["epoch"] != "all")]
-        by_rank[int(rank)] = {
-            "state": state(int(shown[1][rank]) - int(shown[-1][rank]), needed),
-            "along": {
-                row.trajectory: {
-                    f"mean_{row.unit}": float(row.mean),
-                    f"interval_95_{row.unit}": [float(row.low), float(row.high)],
-                    "above_zero_after_epochs": _epochs(single, row.trajectory, single["low"] > 0),
-                    "below_zero_after_epochs": _epochs(single, row.trajectory, single["high"] < 0),
-                }
-                for row in part.itertuples()
-            },
+    for (rank, trajectory), part in rows.groupby(["rank", "trajectory"], sort=False):
+        single = part[part["epoch"] != "all"]
+        mean = part[part["epoch"] == "all"].iloc[0]
+        here = by_rank.setdefault(int(rank), {"state": state(shown[rank], needed), "along": {}})
+        here["along"][trajectory] = {
+            f"mean_{mean['unit']}": float(mean["mean"]),
+            f"interval_95_{mean['unit']}": [float(mean["low"]), float(mean["high"])],
+            "above_zero_after_epochs": [int(one) for one in single["epoch"][single["low"] > 0]],
+            "below_zero_after_epochs": [int(one) for one in single["epoch"][single["high"] < 0]],
         }
     return {
         "state": together([one["state"] for one in by_rank.values()]),
@@ -199,31 +159,24 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> E
     }
 
 
-def _epochs(rows: pd.DataFrame, trajectory: str, chosen: pd.Series[bool]) -> list[int]:
-    return [int(epoch) for epoch in rows[chosen & (rows["trajectory"] == trajectory)]["epoch"]]
-
-
-def ranks_below_full(arms: Arms, case: Case) -> dict[str, int]:
-    """The ranks below full rank that are compared with the baseline, by arm."""
-    ranks = {
-        name: arm.train.hyperparameters["rank"]
-        for name, arm in arms.items()
-        if arm.study == case.ranks
-        and case.baseline in arm.against
-        and arm.train.optimizer == "lrg_adam"
-    }
-    return {name: rank for name, rank in ranks.items() if rank < tuned(name)["matrix_side"]}
-
-
 def it_pays(params: Params, arms: Arms, case: Case) -> Evidence:
-    """Compare Adam with the rank that has the lowest validation loss in tuning.
+    """Compare Adam with the rank below full rank that has the lowest validation loss in tuning.
 
     Only this rank's test losses are used, so its verdict is not corrected for a family.
     """
-    ranks = ranks_below_full(arms, case)
-    if not ranks:
-        raise UserError(f"{PUBLISHED}: {case.ranks}; allowed: with a rank short of the full one")
-    losses = {name: tuned(name)["validation_loss_nats"] for name in ranks}
+    ranks = {
+        name: arm.train.hyperparameters["rank"]
+        for name, arm in arms.items()
+        if (arm.study, arm.train.optimizer) == (case.ranks, "lrg_adam")
+        and case.baseline in arm.against
+    }
+    losses = {
+        name: tuned(name)["validation_loss_nats"]
+        for name, rank in ranks.items()
+        if rank < tuned(name)["matrix_side"]
+    }
+    if not losses:
+        return {"state": "not measured"}
     chosen = min(losses, key=losses.__getitem__)
     both = {name: final_replicates(name) for name in (chosen, case.baseline)}
     found = compare(params, chosen, case.baseline, PRIMARY, both)
@@ -251,80 +204,32 @@ def first_broken_link(chain: dict[str, Evidence]) -> str | None:
     return None
 
 
-def ranks_by_verdict(arms: Arms, case: Case) -> dict[str, list[int]]:
-    """The ranks by their corrected verdicts against Adam on the primary measure."""
-    table = against(case.ranks, case.baseline)
-    found: dict[str, list[int]] = {
-        verdict: [] for verdict in ("better", "equivalent", "inconclusive", "worse")
-    }
-    for arm, verdict in table["verdict"].items():
-        if arms[arm].train.optimizer == "lrg_adam":
-            found[verdict].append(arms[arm].train.hyperparameters["rank"])
-    return found
-
-
 def argument(params: Params, arms: Arms, case: Case) -> Evidence:
     """The links of the argument in one setting, and the first that breaks."""
-    along = trajectories(arms, case.baseline)
-    found = gradient_tables(along) if along else pd.DataFrame()
+    along = gradient_tables(trajectories(arms, case.baseline))
     chain = {
         "noise hurts": noise_hurts(arms, case),
         "the top subspace is cleaner": {
-            **along_every_trajectory(found, "cosine_fresh", 1),
-            "with_all_training_samples": along_every_trajectory(found, "cosine_train", 1),
+            **along_every_trajectory(along, "cosine_fresh", 1),
+            "with_all_training_samples": along_every_trajectory(along, "cosine_train", 1),
         },
         "cleaner survives Adam": {
-            **along_every_trajectory(found, "step_loss_fresh", -1),
-            "on_training_samples": along_every_trajectory(found, "step_loss_train", -1),
+            **along_every_trajectory(along, "step_loss_fresh", -1),
+            "on_training_samples": along_every_trajectory(along, "step_loss_train", -1),
         },
         "it pays": it_pays(params, arms, case),
     }
-    return {
-        "first_broken_link": first_broken_link(chain),
-        "links": chain,
-        "ranks_by_verdict": ranks_by_verdict(arms, case),
-    }
-
-
-def verdicts(study: str) -> dict[str, str]:
-    """Verdicts of a study on the primary measure, by arm and the arm it is compared with."""
-    table = compared(study)
-    return {f"{row.arm} against {row.against}": row.verdict for row in table.itertuples()}
+    return {"first_broken_link": first_broken_link(chain), "links": chain}
 
 
 def main() -> None:
     """Write metrics/conclusion.json."""
     params = read_params()
     arms = read_arms()
-    studies = dict.fromkeys(arm.study for arm in arms.values())
-    published = files.read_json(Path("metrics/studies/published.json"))
-    searches = files.read_json(Path("metrics/studies/search_budget.json"))
-    content = {
-        **argument(params, arms, MAIN),
-        **{
-            name: argument(params, arms, case)
-            for name, case in NOISIER.items()
-            if case.ranks in studies
-        },
-        "lr_on_boundary": sorted(arm for arm in arms if tuned(arm)["on_boundary"]),
-        **{study: verdicts(study) for study in studies if study != MAIN.ranks},
-        "search_budget": {
-            trials: {
-                name: row[name]
-                for name in (
-                    "difference",
-                    "difference_low",
-                    "difference_high",
-                    "lrg_adam_lower_share",
-                )
-            }
-            for trials, row in searches.items()
-        },
-        "published_protocol": {
-            samples: {
-                name: share for name, share in row.items() if name.endswith("lrg_adam_better_share")
-            }
-            for samples, row in published.items()
-        },
+    studies = {arm.study for arm in arms.values()}
+    noisier = {
+        name: argument(params, arms, case)
+        for name, case in NOISIER.items()
+        if case.ranks in studies
     }
-    files.write_json(Path("metrics/conclusion.json"), content)
+    files.write_json(Path("metrics/conclusion.json"), {**argument(params, arms, MAIN), **noisier})

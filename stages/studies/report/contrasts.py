@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ from experiment.report.statistics import compare_paired, correct_family
 from experiment.stage import files
 from experiment.stage.params import Params, read_params
 from experiment.stage.randomness import stream
-from studies.report.tables import final_replicates
+from studies.report.tables import final_replicates, statistics
 from studies.training.arms import read_arms
 
 # Each effect is a pair of arms, the first minus the second; a contrast is the first effect minus
@@ -26,6 +25,10 @@ CONTRASTS = {
         ("flipped_rank_20", "flipped_adam"),
         ("rank_20", "adam"),
     ),
+    "twice the noise of batches, on rank 20's deficit": (
+        ("double_rank_20", "noise_double"),
+        ("rank_20", "adam"),
+    ),
     "rank 20's deficit, beyond RMSprop's": (("rank_20", "adam"), ("yardstick_rmsprop", "adam")),
 }
 
@@ -37,32 +40,23 @@ def contrasts(params: Params) -> pd.DataFrame:
     Holm's correction: `p_value`, `equivalence_p_value` and `verdict` are corrected.
     """
     known = read_arms()
-    wanted = {
-        name: pairs
-        for name, pairs in CONTRASTS.items()
-        if all(arm in known for pair in pairs for arm in pair)
-    }
-    single = []
-    for name, pairs in wanted.items():
-        arms = dict.fromkeys(arm for pair in pairs for arm in pair)
+    named, single = [], []
+    for name, (effect, other) in CONTRASTS.items():
+        if not {*effect, *other} <= known.keys():
+            continue
         table = pd.concat(
-            {arm: final_replicates(arm)[PRIMARY] for arm in arms}, axis=1, join="inner"
+            {arm: final_replicates(arm)[PRIMARY] for arm in (*effect, *other)},
+            axis=1,
+            join="inner",
         )
-        effects = [table[arm] - table[base] for arm, base in pairs]
-        single.append(
-            compare_paired(
-                *effects,
-                margin=params.compare.margin * table[pairs[1][1]].mean(),
-                rng=stream(params.seed, "studies, contrasts", name),
-            )
-        )
-    rows = []
-    for (name, pairs), found in zip(wanted.items(), correct_family(single), strict=True):
-        first, second = (f"{arm} minus {base}" for arm, base in pairs)
-        row = {"contrast": name, "effect": first, "minus_effect": second, "measure": PRIMARY}
-        rows.append(row | asdict(found) | {"verdict": found.verdict})
-    names = {"mean_difference": "difference", "low": "interval_low", "high": "interval_high"}
-    return pd.DataFrame(rows).rename(columns=names)
+        first, second = (table[arm] - table[base] for arm, base in (effect, other))
+        margin = params.compare.margin * table[other[1]].mean()
+        rng = stream(params.seed, "studies, contrasts", name)
+        single.append(compare_paired(first, second, margin=margin, rng=rng))
+        pair = {"effect": " minus ".join(effect), "minus_effect": " minus ".join(other)}
+        named.append({"contrast": name, **pair, "measure": PRIMARY})
+    every = zip(named, single, correct_family(single), strict=True)
+    return pd.DataFrame(row | statistics(alone, one) for row, alone, one in every)
 
 
 def main() -> None:

@@ -11,8 +11,6 @@ from experiment.report.measures import MEASURES
 from experiment.stage.errors import UserError
 from studies.report.tables import read_comparisons
 
-HEADER = ("arm", "against", "measure", "mean", "difference", "95 % interval", "verdict")
-
 
 def decimals(low: float, high: float) -> int:
     """Decimals that show half the width of an interval with two significant digits."""
@@ -20,47 +18,35 @@ def decimals(low: float, high: float) -> int:
     return min(max(1 - math.floor(math.log10(half)), 0), 9) if half > 0 else 4
 
 
-def cells(table: pd.DataFrame) -> list[tuple[str, ...]]:
+def cells(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table of comparisons as text."""
-    found: list[tuple[str, ...]] = []
+    rows = []
     for row in table.itertuples():
         places = decimals(row.interval_low, row.interval_high)
-        found.append(
-            (
-                f"{row.label}, at {row.lr:g}",
-                row.against,
-                f"{MEASURES[row.measure].label} ({MEASURES[row.measure].unit})",
-                f"{row.mean:.{places}f}",
-                f"{row.difference:+.{places}f}",
-                f"{row.interval_low:+.{places}f} to {row.interval_high:+.{places}f}",
-                row.verdict,
-            )
+        low, high = (f"{end:+.{places}f}" for end in (row.interval_low, row.interval_high))
+        rows.append(
+            {
+                "arm": f"{row.label}, at {row.lr:g}",
+                "against": row.against,
+                "measure": f"{MEASURES[row.measure].label} ({MEASURES[row.measure].unit})",
+                "mean": f"{row.mean:.{places}f}",
+                "difference": f"{row.difference:+.{places}f}",
+                "95 % interval": f"{low} to {high}",
+                "verdict": row.verdict,
+            }
         )
-    return found
+    return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table of comparisons in Markdown."""
-    rows = [HEADER, ("---",) * len(HEADER), *cells(table)]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
-    )
+    escaped = cells(table).replace(r"\|", r"\\|", regex=True)
+    return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def latex(table: pd.DataFrame) -> str:
     """A table of comparisons in LaTeX, for the package booktabs."""
-    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in (HEADER, *cells(table))]
-    body = "\n".join(lines[1:])
-    return (
-        f"\\begin{{tabular}}{{lllrrrl}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n"
-        "\\bottomrule\n\\end{tabular}"
-    )
-
-
-def _escaped(text: str) -> str:
-    special = {character: f"\\{character}" for character in "&%$#_{}"}
-    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(character, character) for character in text)
+    return cells(table).to_latex(index=False, escape=True)
 
 
 def main(study: str) -> None:

@@ -124,10 +124,7 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
         "best_lr": found["lr"][best],
         "best_lr_low": best_low,
         "best_lr_high": best_high,
-        "best_lr_on_boundary": best in (0, len(mean) - 1),
         "validation_loss_nats": mean[best],
-        "good_lr_low": low,
-        "good_lr_high": high,
         "width_decades": np.log10(high / low),
         "width_ends_with_grid": np.isclose([low, high], found["lr"][[0, -1]]).any(),
     }
@@ -139,13 +136,6 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
         {"lr": given["lr"]} | {loss: given[loss][:shared] for loss in LOSSES}
         for given in (found, adam)
     )
-    # At Adam's own best learning rate: does the filter regularise, or slow down?
-    adams = int(np.nanargmin(adam["validation_loss_nats"].mean(axis=0)))
-    if adam["lr"][adams] in found["lr"]:
-        same = int(np.searchsorted(found["lr"], adam["lr"][adams]))
-        for loss in LOSSES:
-            difference = mean_interval(found[loss][:, same] - adam[loss][:, adams])
-            row |= named(f"{loss}_minus_adam_at_adams_lr", difference)
     tuned = {name: values[..., best : best + 1] for name, values in found.items()}
     for prefix, part in (("", found), ("tuned_", tuned)):
         matched = at_equal_train_loss(part, adam)
@@ -161,46 +151,40 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
 def draw(arms: dict[str, str]) -> Figure:
     """Plot validation and train loss against the learning rate, and against each other."""
     figure, (by_lr, train, trade) = panels(3)
-    for i, ((arm, label), style) in enumerate(zip(arms.items(), SERIES, strict=False)):
+    lowest = []
+    for (arm, label), style in zip(arms.items(), SERIES, strict=False):
         found = grid(arm)
-        if i == 0:  # A high rank would cover Adam's line.
+        if arm == BASELINE:  # a high rank would cover it
             style = style | {"linewidth": 5, "alpha": 0.4}
-        mean = found["validation_loss_nats"].mean(axis=0)
-        best = int(np.nanargmin(mean))
-        for axes, measure in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
-            interval = mean_interval(found[measure])
-            line_with_band(axes, found["lr"], interval, label=label, **style)
-        train_loss = found["train_loss_nats"].mean(axis=0)
-        trade.plot(train_loss, mean, markersize=4, label=label, **style)
-        # So it would Adam's star.
-        star = {"color": style["color"], "marker": "*", "markersize": 14 if i else 24}
+        for axes, loss in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
+            line_with_band(axes, found["lr"], mean_interval(found[loss]), label=label, **style)
+            axes.set(xscale="log", xlabel="learning rate")
+        validation_loss, train_loss = (found[loss].mean(axis=0) for loss in LOSSES)
+        trade.plot(train_loss, validation_loss, markersize=4, label=label, **style)
+        best = int(np.nanargmin(validation_loss))
+        lowest.append(validation_loss[best])
+        star = {"color": style["color"], "marker": "*", "markersize": 14, "zorder": 4}
         for axes, x, y in (
-            (by_lr, found["lr"], mean),
+            (by_lr, found["lr"], validation_loss),
             (train, found["lr"], train_loss),
-            (trade, train_loss, mean),
+            (trade, train_loss, validation_loss),
         ):
-            axes.plot(x[best], y[best], zorder=4, markeredgecolor="white", **star)
+            axes.plot(x[best], y[best], markeredgecolor="white", **star)
     replicates = len(found["train_loss_nats"])
+    for axes in (by_lr, trade):
+        axes.set_ylabel("validation loss, last epoch (nats)")
+        axes.set_ylim(min(lowest) - 0.1, min(lowest) + 1.3)
     by_lr.set(
-        xscale="log",
-        xlabel="learning rate",
-        ylabel="validation loss, last epoch (nats)",
         title=f"Validation loss by learning rate\n{replicates} replicates, 95 % interval",
     )
     train.set(
-        xscale="log",
-        xlabel="learning rate",
         ylabel="train loss, last epoch (nats)",
         title="Train loss by learning rate\nstars: the learning rate chosen",
     )
     trade.set(
         xlabel="train loss, last epoch (nats)",
-        ylabel="validation loss, last epoch (nats)",
         title="Validation loss by train loss\none point per learning rate",
     )
-    lowest = min(np.nanmin(grid(arm)["validation_loss_nats"].mean(axis=0)) for arm in arms)
-    for axes in (by_lr, trade):
-        axes.set_ylim(lowest - 0.1, lowest + 1.3)
     by_lr.legend()
     return figure
 

@@ -22,22 +22,19 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
     `budget` is the number of trials of the main pipeline.
     """
     figure, (best, difference) = panels(2)
-    means = {}
+    found = trials.pivot(index="trial", columns=["optimizer", "sampler"], values="best_so_far_nats")
+    found.index += 1
     for optimizer, style in OPTIMIZERS.items():
-        own = trials[trials["optimizer"] == optimizer]
-        searches = own.pivot(index="trial", columns="sampler", values="best_so_far_nats")
-        count = searches.index + 1
         line = {"color": style["color"], "linestyle": style["linestyle"]}
-        best.plot(count, searches, alpha=0.5, linewidth=1, **line)
-        best.plot(count, searches.mean(axis=1), linewidth=2.5, label=style["label"], **line)
-        means[optimizer] = searches
-    gap = means["lrg_adam"] - means["adam"]
+        best.plot(found[optimizer], alpha=0.5, linewidth=1, **line)
+        best.plot(found[optimizer].mean(axis=1), linewidth=2.5, label=style["label"], **line)
+    gap = found["lrg_adam"] - found["adam"]
     interval = mean_interval(gap.T)
-    line_with_band(difference, gap.index + 1, interval, color="#009E73")
+    line_with_band(difference, gap.index, interval, color="#009E73")
     difference.axhline(0, color="0.4", linewidth=0.8)
     for axes in (best, difference):
         axes.axvline(budget, color="0.4", linestyle=":", label=f"{budget} trials: the main result")
-    lowest = min(float(found.min().min()) for found in means.values())
+    lowest = found.min(axis=None)
     best.set(
         xlabel="trials",
         ylabel="best validation loss so far (nats)",
@@ -46,15 +43,13 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
     )
     # Intervals of fewer trials would squash the rest.
     start = max(1, min(budget, len(gap)) * 4 // 5)
+    low, high = interval.low[start - 1 :].min(), interval.high[start - 1 :].max()
     difference.set(
         xlabel="trials",
         ylabel="LRG-Adam minus Adam (nats)",
         title="Difference (below 0: LRG-Adam is better),\nmean and 95 % t-interval over searches",
         xlim=(start, None),
-        ylim=(
-            min(0, interval.low[start - 1 :].min()) - 0.01,
-            interval.high[start - 1 :].max() + 0.01,
-        ),
+        ylim=(min(0, low) - 0.01, high + 0.01),
     )
     best.legend()
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,15 +107,7 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
     `equivalence_p_value` and `verdict` are corrected; the intervals are not.
     `difference_at_equal_lr` is the difference at equal learning rates, see `at_equal_lr`.
     `grids_differ` says whether one of the two was tuned on a much coarser grid, see `spacing`.
-
-    Args:
-        params: the seed and the margin are used.
-        study: name of the study.
-        arms: all known arms, by their names.
-
-    Raises:
-        UserError: no arm of the study is compared with another.
-
+    Raises UserError if no arm of the study is compared with another.
     """
     of_study = {name: arm for name, arm in arms.items() if arm.study == study}
     if not any(arm.against for arm in of_study.values()):
@@ -133,6 +126,8 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
             single = [compare(params, name, base, measure, found) for name in family]
             for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
                 shared = found[name].index.intersection(found[base].index)
+                arm, other = tuned(name), tuned(base)
+                ratio = spacing(name) / spacing(base)
                 rows.append(
                     {
                         "arm": name,
@@ -140,35 +135,35 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
                         "against": base,
                         "measure": measure,
                         "unit": described.unit,
-                        "replicates": alone.replicates,
                         "mean": float(found[name].loc[shared, measure].mean()),
                         "mean_against": float(found[base].loc[shared, measure].mean()),
-                        "difference": alone.mean_difference,
-                        "interval_low": alone.low,
-                        "interval_high": alone.high,
-                        "margin": alone.margin,
-                        "p_value": corrected.p_value,
-                        "p_value_uncorrected": alone.p_value,
-                        "equivalence_p_value": corrected.equivalence_p_value,
-                        "equivalence_p_value_uncorrected": alone.equivalence_p_value,
-                        "probability_lower": alone.probability_lower,
-                        "correlation": alone.correlation,
-                        "verdict": corrected.verdict,
+                        **statistics(alone, corrected),
+                        "lr": arm["lr"],
+                        "lr_against": other["lr"],
+                        "lr_on_boundary": arm["on_boundary"],
+                        "lr_against_on_boundary": other["on_boundary"],
+                        "grids_differ": not 1 / COARSER <= ratio <= COARSER,
+                        **named("difference_at_equal_lr", at_equal_lr(name, base, measure)),
                     }
                 )
-    table = pd.DataFrame(rows)
-    for column, side, key in (
-        ("lr", "arm", "lr"),
-        ("lr_against", "against", "lr"),
-        ("lr_on_boundary", "arm", "on_boundary"),
-        ("lr_against_on_boundary", "against", "on_boundary"),
-    ):
-        table[column] = [tuned(name)[key] for name in table[side]]
-    ratio = np.array([spacing(row.arm) / spacing(row.against) for row in table.itertuples()])
-    table["grids_differ"] = ~((ratio >= 1 / COARSER) & (ratio <= COARSER))
-    equal = [at_equal_lr(row.arm, row.against, row.measure) for row in table.itertuples()]
-    columns = [named("difference_at_equal_lr", interval) for interval in equal]
-    return table.join(pd.DataFrame(columns))
+    return pd.DataFrame(rows)
+
+
+def statistics(alone: Comparison, corrected: Comparison) -> dict[str, Any]:
+    """A comparison as columns, with the p-values and the verdict corrected for its family."""
+    return {
+        "difference": alone.mean_difference,
+        "interval_low": alone.low,
+        "interval_high": alone.high,
+        "margin": alone.margin,
+        "replicates": alone.replicates,
+        "p_value": corrected.p_value,
+        "p_value_uncorrected": alone.p_value,
+        "equivalence_p_value": corrected.equivalence_p_value,
+        "equivalence_p_value_uncorrected": alone.equivalence_p_value,
+        "probability_lower": alone.probability_lower,
+        "verdict": corrected.verdict,
+    }
 
 
 def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
@@ -183,6 +178,8 @@ def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
         "energy_of_pure_noise_share",
     )
     words = ("trajectory", "quantity", "unit", "epoch")
+    if not trajectories:
+        return pd.DataFrame(columns=[*numbers, *words])
     paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
     read = [files.read_csv(path, *numbers, *words, other=words) for path in paths]
     return pd.concat(read, ignore_index=True)

@@ -11,7 +11,7 @@ from experiment.report.statistics import ALPHA, compare_paired
 from experiment.training.loop import Group, RunConfig, train_group
 from experiment.training.outcomes import outcomes
 
-SETTING = RunConfig(
+CONFIG = RunConfig(
     optimizer="adam",
     hyperparameters={"lr": 0.01},
     model="mlp",
@@ -27,7 +27,7 @@ REPLICATES, PAIRS, REPEATS = 96, 20, 400
 
 def test_adam_against_adam_is_called_different_at_the_stated_rate() -> None:
     dataset = mnist1d.load(train=320, validation=160, shuffle=False, rng=np.random.default_rng(0))
-    scores = train_group(dataset, Group(SETTING, 0, REPLICATES))
+    scores = train_group(dataset, Group(CONFIG, 0, REPLICATES))
     curves = {name: tensor.numpy() for name, tensor in scores.items()}
     losses = outcomes(curves)["test_loss_nats"]
     rng = np.random.default_rng(0)

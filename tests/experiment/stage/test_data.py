@@ -40,6 +40,16 @@ def test_what_is_written_is_read() -> None:
             assert np.array_equal(array, expected)
 
 
+def test_the_title_is_read_without_the_samples() -> None:
+    Dataset(ROWS, ROWS, ROWS).write("some", "Some data")
+    content = FILE.read_bytes()
+    middle = content.index(ROWS.x.tobytes()) + 8
+    FILE.write_bytes(content[:middle] + b"damaged" + content[middle + 7 :])
+    assert data.title("some") == "Some data"
+    with pytest.raises(UserError, match="damaged"):
+        Dataset.read("some")
+
+
 @pytest.mark.parametrize("keep", [0, 10, 5000])
 def test_a_damaged_file_is_named(keep: int) -> None:
     Dataset(ROWS, ROWS, ROWS).write("some", "Some data")
