@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 from experiment.report.statistics import ALPHA
@@ -51,7 +51,6 @@ def main() -> None:
                 f"{places[name]}.train.data = {arm.train.data!r}; allowed: one of the data sets "
                 f"under data, {', '.join(sections)}"
             )
-    for name, arm in arms.items():
         _check_comparison(places[name], arm, arms, sections)
     _note_too_few_replicates(arms)
     seed = studies["gradients"].seed
@@ -110,12 +109,13 @@ def _note_too_few_replicates(arms: Arms) -> None:
 
 def _try(where: str, arm: Arm, dataset: Dataset) -> None:
     """Raise UserError if the arm's optimizer cannot train its network on its data."""
-    run = arm_stage.config(arm.train, arm.train.lrs[0], "check")
-    if run.batch_size > len(dataset.train.y):
+    if arm.train.batch_size > len(dataset.train.y):
         raise UserError(
-            f"{where}.batch_size = {run.batch_size}; allowed: at most {len(dataset.train.y)} "
-            "(the training samples)"
+            f"{where}.batch_size = {arm.train.batch_size}; allowed: at most "
+            f"{len(dataset.train.y)} (the training samples)"
         )
+    highest = {name: interval.high for name, interval in arm.train.searched().items()}
+    run = arm_stage.config(arm.train, arm.train.lrs[0], "check", **highest)
     optimizer.check(
         run.optimizer,
         run.hyperparameters,
@@ -134,32 +134,11 @@ def _versions(name: str) -> dict[str, str]:
 
 def _inputs(arm: Arm) -> list[Path]:
     """The data of an arm, and the project's modules that training it imports."""
-    modules = [STAGES / "studies/training/arm.py"]
-    modules.append(STAGES / f"experiment/networks/{arm.train.model}.py")
+    finder = ModuleFinder(path=[str(STAGES)])
+    finder.import_hook("studies.training.arm")
+    finder.import_hook(f"experiment.networks.{arm.train.model}")
     if "." not in arm.train.optimizer:
-        modules.append(STAGES / f"experiment/optimizers/{arm.train.optimizer}.py")
-    found: set[Path] = set()
-    while modules:
-        path = modules.pop()
-        if path not in found:
-            found.add(path)
-            modules += _imported(path)
-    return [*sorted(found), data_file(f"{DATA}/{arm.train.data}")]
-
-
-def _imported(path: Path) -> Iterator[Path]:
-    """The project's modules that a module imports, anywhere in it."""
-    package = path.relative_to(STAGES).parent.parts
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names = [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            origin = package[: len(package) + 1 - node.level] if node.level else ()
-            origin += tuple(node.module.split(".")) if node.module else ()
-            names = [(*origin, alias.name) for alias in node.names]
-        else:
-            continue
-        for name in names:
-            for length in range(1, len(name) + 1):
-                place = STAGES.joinpath(*name[:length])
-                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
+        finder.import_hook(f"experiment.optimizers.{arm.train.optimizer}")
+    files = [vars(module)["__file__"] for module in finder.modules.values()]
+    modules = [Path(file).relative_to(Path.cwd()) for file in files if file]
+    return [*sorted(modules), data_file(f"{DATA}/{arm.train.data}")]
