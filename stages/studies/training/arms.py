@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -231,12 +231,9 @@ def read_own() -> Arms:
     published, content = read_yaml(PUBLISHED, _Published), read_yaml(OWN, _Own)
     studies = {entry.study for entry in published.arms.values()}
     for name, entry in content.own.items():
-        where = f"{OWN}: own.{name}"
-        if name in published.arms:
-            raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
         if entry.study not in content.own_studies:
             raise UserError(
-                f"{where}.study = {entry.study!r}; allowed: one of own_studies, "
+                f"{OWN}: own.{name}.study = {entry.study!r}; allowed: one of own_studies, "
                 f"{content.own_studies}"
             )
     compared = {entry.study for entry in content.own.values() if entry.against}
@@ -258,9 +255,7 @@ def read_own_data_sets() -> dict[str, Data]:
     """Those of the user's own."""
     published, own = read_data_sets(), read_yaml(OWN, _Own).data
     for name in own:
-        where = _named(f"{OWN}: data.{name}", name)
-        if name in published:
-            raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
+        _named(f"{OWN}: data.{name}", name, published)
     return own
 
 
@@ -284,10 +279,12 @@ def trajectories(arms: Arms, baseline: str) -> list[str]:
     return [name for name in every if setting(name) == setting(baseline)]
 
 
-def _named(where: str, name: str) -> str:
+def _named(where: str, name: str, taken: Collection[str]) -> str:
     # A name is part of stage names, commands and paths, and DVC skips names that are numbers.
     if not re.fullmatch(MODULE, name):
         raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
+    if name in taken:
+        raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
     return where
 
 
@@ -295,7 +292,7 @@ def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Publish
     """Complete and check each arm; it may be compared with those before it and with `others`."""
     arms = dict(others)
     for name, entry in entries.items():
-        here = _named(f"{where}.{name}", name)
+        here = _named(f"{where}.{name}", name, others)
         if unknown := [base for base in entry.against if base not in arms]:
             raise UserError(
                 f"{here}.against = {entry.against}; allowed: names of arms before it, which "

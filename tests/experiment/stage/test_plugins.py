@@ -19,7 +19,7 @@ def test_an_unknown_module_is_told_with_those_that_are_there(name: str) -> None:
     (line,) = str(refused.value).splitlines()
     assert line == (
         f"params.yaml: model.name = {name!r}; allowed: a module in stages/experiment/networks: "
-        "cnn, embedding_mlp, image_cnn, logistic, mlp, transformer"
+        "cnn, image_cnn, logistic, mlp, transformer"
     )
 
 
