@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.schema import LearningRates
 from experiment.training.loop import Group, RunConfig, train_curves, train_group
 from experiment.training.optimizer import Hyperparameters
 from experiment.training.outcomes import outcomes
@@ -77,17 +76,11 @@ def trained(
     return [{name: tensor.numpy() for name, tensor in one.items()} for one in of_runs]
 
 
-def space(arm: ArmConfig, side: int) -> Space:
-    """What a search varies, for a gradient matrix of a given side."""
-    lrs = LearningRates(low=arm.lrs[0], high=arm.lrs[-1])
-    return search_space({"lr": lrs, **arm.searched()}, side)
-
-
-def tune(work: Work[Dataset], arm: ArmConfig, side: int) -> Tuning:
+def tune(work: Work[Dataset], arm: ArmConfig, space: Space) -> Tuning:
     """Search, or train at every rate of the grid and then between the best and its neighbours.
 
     Returns:
-        The trials in their order, or the learning rates in ascending order.
+        The trials in their order; or, if `space` is empty, the rates in ascending order.
 
     """
     found: Tuning = []
@@ -98,8 +91,8 @@ def tune(work: Work[Dataset], arm: ArmConfig, side: int) -> Tuning:
         found.extend(zip(points, new, strict=True))
         return [loss(one) for one in new]
 
-    if arm.search:
-        search(space(arm, side), losses, trials=arm.search, wave=WAVE, seed=arm.seed)
+    if space:
+        search(space, losses, trials=arm.search, wave=WAVE, seed=arm.seed)
         return found
     lrs = arm.lrs
     while lrs:
@@ -163,17 +156,18 @@ def main(output: str) -> None:
     print(f"arm {min(up_to_date + 1, len(settings))} of {len(settings)}: {name}", flush=True)
     dataset = read_data(arm.data)
     side = config(arm, arm.lrs[0], "check").network(dataset.train).matrix_side
+    space = search_space(arm.searched(), side)
     total = (arm.search or len(arm.lrs)) * len(spans(arm.tuning_replicates, arm.group))
     total += len(spans(arm.replicates, arm.group))
     with Work(f"studies_{name}", dataset, device=arm.device, total=total, unit="group") as work:
-        found = tune(work, arm, side)
+        found = tune(work, arm, space)
         best, tuned = min(found, key=lambda one: loss(one[1]))
         if loss(tuned) == math.inf:
             raise UserError(f"arm {name}: every learning rate diverged; allowed: lower lrs")
         run = config(arm, purpose="studies, final", **best)
         at_edge = (
-            bool(on_boundary(space(arm, side), best))
-            if arm.search
+            bool(on_boundary(space, best))
+            if space
             else len(found) > 1 and best in (found[0][0], found[-1][0])
         )
         (final,) = trained(work, train_group, [run], arm.replicates, arm.group)

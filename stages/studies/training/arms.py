@@ -108,10 +108,13 @@ class ArmConfig(TrainedConfig):
             raise ValueError("a grid has no intervals, and a search an interval of rates")
         return trials
 
-    def searched(self) -> dict[str, Interval]:
-        """The hyperparameters other than lr that a search varies."""
+    def searched(self) -> dict[str, SearchInterval]:
+        """The intervals that a search varies; none if there is a grid."""
+        if not self.search:
+            return {}
         given = self.hyperparameters.items()
-        return {name: one for name, one in given if isinstance(one, Interval)}
+        intervals = {name: one for name, one in given if isinstance(one, Interval)}
+        return {"lr": LearningRates(low=self.lrs[0], high=self.lrs[-1]), **intervals}
 
 
 class GradientConfig(_Common):

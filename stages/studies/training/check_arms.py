@@ -115,7 +115,7 @@ def _try(where: str, arm: Arm, dataset: Dataset) -> None:
             f"{len(dataset.train.y)} (the training samples)"
         )
     highest = {name: interval.high for name, interval in arm.train.searched().items()}
-    run = arm_stage.config(arm.train, arm.train.lrs[0], "check", **highest)
+    run = arm_stage.config(arm.train, purpose="check", **{**highest, "lr": arm.train.lrs[0]})
     optimizer.check(
         run.optimizer,
         run.hyperparameters,
