@@ -209,6 +209,7 @@ class _Own(Section):
 class Arm:
     """A training that is compared with others over the same replicates."""
 
+    where: str  # its section in a file, for messages
     study: str
     label: str  # its name in tables and figures
     against: list[str]  # arms to compare it with
@@ -304,9 +305,8 @@ def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Publish
         bases = [arms[base].train for base in entry.against]
         given = {**common.defaults, **_rates(entry.train, bases)}
         given.setdefault("options", common.networks.get(str(given.get("model")), {}))
-        arms[name] = Arm(
-            entry.study, entry.label, entry.against, checked(ArmConfig, given, f"{here}.train: ")
-        )
+        train = checked(ArmConfig, given, f"{here}.train: ")
+        arms[name] = Arm(here, entry.study, entry.label, entry.against, train)
     return {name: arms[name] for name in entries}
 
 

@@ -16,8 +16,6 @@ from experiment.training import optimizer
 from studies.training import arm as arm_stage
 from studies.training.arms import (
     DATA,
-    OWN,
-    PUBLISHED,
     SETTINGS,
     SETTINGS_OF_ARMS,
     Arm,
@@ -37,29 +35,24 @@ SAME = ("model", "options", "epochs", "seed")
 def main() -> None:
     """Write the data sets, and the complete settings of every arm and of the other studies."""
     files.write_json(versions.LISTED_FILE_OF_STUDIES, {"versions": versions.pinned()})
-    published = read_arms()
-    arms = published | read_own()
+    arms = read_arms() | read_own()
     sections = read_data_sets() | read_own_data_sets()
     studies = read_studies_without_arms()
-    places = {
-        name: f"{PUBLISHED}: arms.{name}" if name in published else f"{OWN}: own.{name}"
-        for name in arms
-    }
-    for name, arm in arms.items():
+    for arm in arms.values():
         if arm.train.data not in sections:
             raise UserError(
-                f"{places[name]}.train.data = {arm.train.data!r}; allowed: one of the data sets "
+                f"{arm.where}.train.data = {arm.train.data!r}; allowed: one of the data sets "
                 f"under data, {', '.join(sections)}"
             )
-        _check_comparison(places[name], arm, arms, sections)
+        _check_comparison(arm, arms, sections)
     _note_too_few_replicates(arms)
     seed = studies["gradients"].seed
     data_sets = {}
     for name, section in sections.items():
         data_sets[name], title = load(section, seed, f"data.{name}")
         data_sets[name].write(f"{DATA}/{name}", title)
-    for name, arm in arms.items():
-        _try(f"{places[name]}.train", arm, data_sets[arm.train.data])
+    for arm in arms.values():
+        _try(arm, data_sets[arm.train.data])
     for name, arm in arms.items():
         content = {
             "train": arm.train.model_dump(),
@@ -72,7 +65,7 @@ def main() -> None:
         files.write_json(SETTINGS / f"{name}.json", study.model_dump())
 
 
-def _check_comparison(where: str, arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
+def _check_comparison(arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
     """Raise UserError if an arm differs from one in `against` in more than its optimization."""
 
     def samples(of: Arm) -> Data:
@@ -87,7 +80,7 @@ def _check_comparison(where: str, arm: Arm, arms: Arms, sections: Mapping[str, D
         if differ:
             key = differ[0]
             raise UserError(
-                f"{where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
+                f"{arm.where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
                 f"which is in against, {getattr(other.train, key)!r}"
             )
 
@@ -107,11 +100,11 @@ def _note_too_few_replicates(arms: Arms) -> None:
                 )
 
 
-def _try(where: str, arm: Arm, dataset: Dataset) -> None:
+def _try(arm: Arm, dataset: Dataset) -> None:
     """Raise UserError if the arm's optimizer cannot train its network on its data."""
     if arm.train.batch_size > len(dataset.train.y):
         raise UserError(
-            f"{where}.batch_size = {arm.train.batch_size}; allowed: at most "
+            f"{arm.where}.train.batch_size = {arm.train.batch_size}; allowed: at most "
             f"{len(dataset.train.y)} (the training samples)"
         )
     highest = {name: interval.high for name, interval in arm.train.searched().items()}
@@ -120,7 +113,7 @@ def _try(where: str, arm: Arm, dataset: Dataset) -> None:
         run.optimizer,
         run.hyperparameters,
         run.network(dataset.train),
-        where,
+        f"{arm.where}.train",
         scheduled=run.schedule != "constant" or run.warmup > 0,
     )
 
