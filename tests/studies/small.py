@@ -238,6 +238,13 @@ OTHER = {
 OWN_STUDY: dict[str, Any] = {
     "own_studies": ["mine"],
     "own": {
+        "rmsprop": arm(
+            "mine",
+            "RMSprop",
+            "adam",
+            optimizer="torch.optim.RMSprop",
+            hyperparameters={"momentum": 0.9, "centered": True},
+        ),
         "sign": arm(
             "mine",
             "the sign of the gradient",
@@ -246,13 +253,6 @@ OWN_STUDY: dict[str, Any] = {
             optimizer="sign",
             hyperparameters={"decay": 0.9},
             lrs=[0.001, 0.01],
-        ),
-        "rmsprop": arm(
-            "mine",
-            "RMSprop",
-            "adam",
-            optimizer="torch.optim.RMSprop",
-            hyperparameters={"momentum": 0.9, "centered": True},
         ),
     },
     "data": {},
