@@ -64,11 +64,13 @@ DEFAULTS: dict[str, Any] = {
     "noise": 1,
     "lrs": [0.001, 0.01, 0.03],
     "finest_ratio": None,
+    "search": 0,
     "tuning_replicates": 2,
     "replicates": 4,
     "group": 4,
 }
-MNIST1D = {"name": "mnist1d", "train": 160, "validation": 80, "shuffle": False, "flipped": 0}
+DIGITS = {"name": "digits", "train": 160, "validation": 80, "shuffle": False, "flipped": 0}
+MNIST1D = {**DIGITS, "name": "mnist1d", "fresh_test": 200}
 GRADIENTS = {
     "ranks": [1, 5],
     "epochs": [1, 2],
@@ -87,7 +89,8 @@ SMALL_STUDIES: dict[str, Any] = {
         "mnist1d": MNIST1D,
         "shuffled": {**MNIST1D, "shuffle": True},
         "flipped_20": {**MNIST1D, "flipped": 0.2},
-        "digits": {**MNIST1D, "name": "digits"},
+        "digits": DIGITS,
+        "text": {**DIGITS, "name": "text"},
     },
     "arms": {
         "adam": arm("rank_sweep", "Adam", optimizer="adam"),
@@ -143,6 +146,38 @@ SMALL_STUDIES: dict[str, Any] = {
             hyperparameters={"momentum": 0.9},
         ),
         "yardstick_muon": arm("yardstick", "Muon", "adam", optimizer="muon", lrs=[0.01]),
+        "noise_double": arm(
+            "noise_dial", "twice the noise", "adam", optimizer="adam", noise=2, lrs=[0.01]
+        ),
+        "double_rank_20": arm(
+            "batch_noise", "rank 1, noisy", "noise_double", noise=2, lrs="same", **rank(1)
+        ),
+        "text_adam": arm(
+            "text", "text", optimizer="adam", model="transformer", data="text", lrs=[0.01]
+        ),
+        "text_rank": arm(
+            "text",
+            "text, rank 1",
+            "text_adam",
+            model="transformer",
+            data="text",
+            lrs="same",
+            **rank(1),
+        ),
+        "transposed": arm(
+            "layout",
+            "transposed",
+            "rank_20",
+            optimizer="low_rank",
+            lrs=[0.01],
+            **rank(1, base="torch.optim.Adam", layout="transposed"),
+        ),
+        "cosine": arm(
+            "schedule", "cosine", "adam", optimizer="adam", schedule="cosine", lrs=[0.01]
+        ),
+        "update": arm(
+            "division", "update", "adam", optimizer="filtered_update", lrs=[0.01], **rank(1)
+        ),
     },
     "trajectories": ["adam", "rank_20", "flipped_adam"],
     "gradients": GRADIENTS,
@@ -203,6 +238,13 @@ OTHER = {
 OWN_STUDY: dict[str, Any] = {
     "own_studies": ["mine"],
     "own": {
+        "rmsprop": arm(
+            "mine",
+            "RMSprop",
+            "adam",
+            optimizer="torch.optim.RMSprop",
+            hyperparameters={"momentum": 0.9, "centered": True},
+        ),
         "sign": arm(
             "mine",
             "the sign of the gradient",
@@ -211,13 +253,6 @@ OWN_STUDY: dict[str, Any] = {
             optimizer="sign",
             hyperparameters={"decay": 0.9},
             lrs=[0.001, 0.01],
-        ),
-        "rmsprop": arm(
-            "mine",
-            "RMSprop",
-            "adam",
-            optimizer="torch.optim.RMSprop",
-            hyperparameters={"momentum": 0.9, "centered": True},
         ),
     },
     "data": {},

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
-from experiment.datasets import mnist1d
 from experiment.stage.errors import UserError
 from studies.training import arm as arm_stage
 from studies.training import check_arms
@@ -44,15 +44,11 @@ MINE: Content = {**OWN_STUDY, "own": {"rmsprop": OWN_STUDY["own"]["rmsprop"]}}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project with small studies, in which check_arms can run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mnist1d, "published", generated)
     for name in ("constraints.txt", "stages/experiment", "stages/lrg_adam"):
         link(name)
     for name in ("__init__.py", "training"):
         link(f"stages/studies/{name}")
     write(SMALL_STUDIES, MINE)
-
-
-generated = functools.cache(mnist1d.published)
 
 
 def link(name: str) -> None:
@@ -79,13 +75,17 @@ def refused(function: Callable[[], object]) -> str:
 # The files of the repository
 
 
-def test_the_published_files_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_files_are_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
     arms, sections = read_arms(), read_data_sets()
     read_studies_without_arms()
     assert {one.train.data for one in arms.values()} <= sections.keys()
-    for name, one in arms.items():
-        check_arms._check_comparison(name, one, arms, sections)
+    for one in arms.values():
+        check_arms._check_comparison(one, arms, sections)
+    check_arms._note_too_few_replicates(arms)
+    assert capsys.readouterr().out == ""
     # Each has a grid of its own, so no published result depends on how a grid is refined.
     assert {one.train.finest_ratio for one in arms.values()} == {None}
     for baseline in (BASELINE, NOISY_BASELINE):
@@ -153,6 +153,28 @@ def test_a_refined_grid_is_fine_around_its_best_rate_alone(best: float) -> None:
     assert arm_stage.between(lrs, nearest(lrs), None) == []
 
 
+def test_a_search_varies_the_rate_and_what_is_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPERIMENT_WORKERS", "1")
+    own = copy(MINE)
+    given = {"momentum": 0.9, "alpha": {"low": 0.5, "high": 0.9}}
+    own["own"]["rmsprop"]["train"] |= {"search": 6, "lrs": [0.001, 0.1], "hyperparameters": given}
+    write(SMALL_STUDIES, own)
+    check_arms.main()
+    arm_stage.main("metrics/own/arms/rmsprop.json")
+    found = json.loads(result_file("rmsprop").read_text())
+    tuning = pd.DataFrame(found["tuning"])
+    losses = tuning.groupby(["lr", "alpha"])["validation_loss_nats"].agg(["mean", "size"])
+    assert list(losses["size"]) == [2] * 6  # trials, each with the tuning replicates
+    assert tuning["lr"].between(0.001, 0.1).all()
+    assert tuning["alpha"].between(0.5, 0.9).all()
+    lr, alpha = losses["mean"].idxmin()
+    assert found["hyperparameters"] == {"lr": lr, "momentum": 0.9, "alpha": alpha}
+    # An edge is the last twentieth of an interval, that of the rate on its log scale.
+    places = (math.log(lr / 0.001) / math.log(100), (alpha - 0.5) / 0.4)
+    assert found["on_boundary"] == any(not 0.05 < place < 0.95 for place in places)
+    assert len(found["replicates"]) == 4
+
+
 # Mistakes
 
 Change = Callable[[Content], object]
@@ -199,18 +221,17 @@ def named(name: str) -> Change:
             train("rank_20", hyperparameters={"lr": 1}),
             "train: hyperparameters = {'lr': 1}; allowed",
         ),
-        (train("rank_20", hyperparameters={"rank": float("nan")}), "{'rank': nan}; allowed: arg"),
+        (train("rank_20", hyperparameters={"rank": float("nan")}), "rank = nan; allowed: a num"),
         *(
             (named(name), "; allowed: names of a-z, 0-9 and _ that begin with a letter")
-            for name in ("Rank", "1", "_rank", "a b", "ränk", "", "a;touch x;")
+            for name in ("Rank", "1", "", "a;touch x;")
         ),
         (lambda arms: arms["trajectories"].append("nobody"), "trajectories has nobody; allowed"),
         (lambda arms: arms["defaults"].pop("group"), "train: group is missing; allowed: a whole"),
         (
             lambda arms: arms["data"]["digits"].update(flipped=1),
-            "data.digits: flipped = 1; allowed",
+            "data.digits.flipped = 1; allowed",
         ),
-        (lambda arms: arms["data"].update({"a b": {}}), "data.a b; allowed: names of a-z"),
         (lambda arms: arms["gradients"].update(ranks=[5, 1]), "gradients: ranks = [5, 1]; allowed"),
         (
             lambda arms: arms["search_budget"].update(samplers=1),
@@ -230,6 +251,9 @@ def test_a_mistake_in_arms_yaml_is_one_line(change: Change, message: str) -> Non
     assert found.startswith("stages/studies/arms.yaml: ")
     assert message in found
     assert not SETTINGS_OF_ARMS.exists()
+
+
+RANKS = {"rank": {"low": 1, "high": 22, "log": True}}
 
 
 def own_study(name: str) -> Change:
@@ -253,6 +277,19 @@ def own_study(name: str) -> Change:
         (
             lambda own: own["data"].update(digits=SMALL_STUDIES["data"]["digits"]),
             "data.digits; allowed: a name that arms.yaml does not have",
+        ),
+        (
+            lambda own: own["data"].update({"a b": SMALL_STUDIES["data"]["digits"]}),
+            "data.a b; allowed: names of a-z",
+        ),
+        (
+            train("rmsprop", hyperparameters={"alpha": {"low": 0.5, "high": 0.9}}),
+            "train: search = 0; allowed: a number of trials up to 10000, with at least two lrs, or",
+        ),
+        (train("rmsprop", search=9, lrs=[0.1]), "train: search = 9; allowed: a number of trials"),
+        (
+            train("rmsprop", optimizer="lrg_adam", search=9, hyperparameters=RANKS),
+            "train.hyperparameters.rank = 22; allowed: a whole number from 1 to 21",
         ),
         (train("rmsprop", lr=0.1), "unknown key lr = 0.1; allowed in its place: lrs"),
         (train("rmsprop", data="digit"), "train.data = 'digit'; allowed: one of the data sets"),
@@ -316,8 +353,9 @@ def test_an_arm_s_file_names_its_modules_and_its_data_and_no_others() -> None:
     rooms = ("stages/experiment/networks", "stages/experiment/optimizers", "data", "stages/lrg")
     used = {name: {one for one in of if one.startswith(rooms)} for name, of in inputs.items()}
     mlp, data = "stages/experiment/networks/mlp.py", "data/studies/mnist1d.npz"
-    assert used["adam"] == {mlp, "stages/experiment/optimizers/adam.py", data}
-    assert used["rmsprop"] == {mlp, data}
+    package = "stages/experiment/optimizers/__init__.py"
+    assert used["adam"] == used["rmsprop"] | {package, package.replace("__init__", "adam")}
+    assert used["rmsprop"] == {mlp, mlp.replace("mlp", "__init__"), data}
     assert {"stages/experiment/optimizers/controls.py", "stages/lrg_adam/flatten.py"} <= used[
         "permuted"
     ]

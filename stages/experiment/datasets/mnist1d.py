@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,7 @@ def shuffled(split: Split) -> Split:
     return Split(np.ascontiguousarray(split.x[:, list(PIXEL_ORDER)]), split.y)
 
 
+@cache
 def _generated(**changes: float) -> tuple[Split, Split]:
     # Imported here because it loads Matplotlib, which stages that only read data do not need.
     from mnist1d.data import get_dataset_args, make_dataset

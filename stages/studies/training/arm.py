@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +18,17 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.training.loop import Group, RunConfig, train_curves, train_group
+from experiment.training.optimizer import Hyperparameters
 from experiment.training.outcomes import outcomes
+from experiment.training.search import Space, on_boundary, search, search_space
 from experiment.training.work import Result, Work, merged, spans
 from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
 
 Curves = dict[str, NDArray[np.float64]]
+# What an arm was tuned over: hyperparameters, and the curves of the tuning replicates.
+Tuning = list[tuple[Hyperparameters, Curves]]
+
+WAVE = 4  # trials of a search that are proposed at once
 
 
 def read_settings(name: str) -> ArmConfig:
@@ -40,7 +46,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def config(arm: ArmConfig, lr: float, purpose: str) -> RunConfig:
+def config(arm: ArmConfig, lr: float, purpose: str, **searched: float) -> RunConfig:
     """An arm's training at one learning rate; all arms have the same random streams."""
     shared = {field.name for field in fields(RunConfig)} & ArmConfig.model_fields.keys()
     given = {
@@ -48,43 +54,54 @@ def config(arm: ArmConfig, lr: float, purpose: str) -> RunConfig:
         for name, value in arm.hyperparameters.items()
     }
     values = {name: getattr(arm, name) for name in shared}
-    return RunConfig(**{**values, "hyperparameters": {"lr": lr, **given}, "purpose": purpose})
+    hyperparameters = {"lr": lr, **given, **searched}
+    return RunConfig(**{**values, "hyperparameters": hyperparameters, "purpose": purpose})
 
 
-def groups(run: RunConfig, replicates: int, size: int) -> list[Group]:
-    """Replicates 0 to `replicates` - 1 in groups of `size`, without curves of the train loss.
+def trained(
+    work: Work[Dataset],
+    function: Callable[[Dataset, Group], Result],
+    runs: Sequence[RunConfig],
+    replicates: int,
+    size: int,
+) -> list[Curves]:
+    """Train replicates 0 to `replicates` - 1 of each run, in groups of `size`.
 
-    The curves are not used, and computing them takes a third of the time of Adam's training.
+    Without curves of the train loss: they take a third of the time of Adam's training.
     """
-    return [Group(run, *span, train_curve=False) for span in spans(replicates, size)]
+    parts = spans(replicates, size)
+    groups = [Group(run, *part, train_curve=False) for run in runs for part in parts]
+    results = iter(work.run(function, groups))
+    of_runs = [merged([next(results) for _ in parts]) for _ in runs]
+    return [{name: tensor.numpy() for name, tensor in one.items()} for one in of_runs]
 
 
-def curves(results: list[Result]) -> Curves:
-    """Concatenate the results of groups."""
-    return {name: tensor.numpy() for name, tensor in merged(results).items()}
-
-
-def tune(work: Work[Dataset], arm: ArmConfig) -> dict[float, Curves]:
-    """Train at every learning rate of the grid, then between the best and its neighbours.
+def tune(work: Work[Dataset], arm: ArmConfig, space: Space) -> Tuning:
+    """Search, or train at every rate of the grid and then between the best and its neighbours.
 
     Returns:
-        The curves of the tuning replicates by learning rate, in ascending order.
+        The trials in their order; or, if `space` is empty, the rates in ascending order.
 
     """
-    found: dict[float, Curves] = {}
+    found: Tuning = []
+
+    def losses(points: Sequence[Hyperparameters]) -> list[float]:
+        runs = [config(arm, purpose="studies, tuning", **point) for point in points]
+        new = trained(work, train_curves, runs, arm.tuning_replicates, arm.group)
+        found.extend(zip(points, new, strict=True))
+        return [loss(one) for one in new]
+
+    if space:
+        search(space, losses, trials=arm.search, wave=WAVE, seed=arm.seed)
+        return found
     lrs = arm.lrs
     while lrs:
-        of_rates = [
-            groups(config(arm, lr, "studies, tuning"), arm.tuning_replicates, arm.group)
-            for lr in lrs
-        ]
-        results = iter(work.run(train_curves, [group for of_rate in of_rates for group in of_rate]))
-        for lr, of_rate in zip(lrs, of_rates, strict=True):
-            found[lr] = curves([next(results) for _ in of_rate])
-        found = dict(sorted(found.items()))
-        losses = {lr: loss(one) for lr, one in found.items()}
-        best = min(losses, key=losses.__getitem__)
-        lrs = [] if losses[best] == math.inf else between(found, best, arm.finest_ratio)
+        losses([{"lr": lr} for lr in lrs])
+        found.sort(key=lambda one: one[0]["lr"])
+        point, best = min(found, key=lambda one: loss(one[1]))
+        lrs = []
+        if loss(best) < math.inf:
+            lrs = between([one["lr"] for one, _ in found], point["lr"], arm.finest_ratio)
     return found
 
 
@@ -105,24 +122,15 @@ def between(lrs: Iterable[float], best: float, finest_ratio: float | None) -> li
     ]
 
 
-def tuning_table(found: dict[float, Curves]) -> pd.DataFrame:
-    """One row per learning rate and tuning replicate."""
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "lr": lr,
-                    "replicate": np.arange(len(one["train_loss_nats"])),
-                    "train_loss_nats": one["train_loss_nats"][:, -1],
-                    "validation_loss_nats": one["validation_loss_nats"][:, -1],
-                    "best_validation_loss_nats": one["validation_loss_nats"].min(axis=1),
-                    "validation_accuracy_share": one["validation_accuracy_share"][:, -1],
-                }
-            )
-            for lr, one in found.items()
-        ],
-        ignore_index=True,
-    )
+def tuning_table(found: Tuning) -> pd.DataFrame:
+    """One row per point and tuning replicate."""
+    tables = [
+        outcomes(one).assign(
+            validation_accuracy_share=one["validation_accuracy_share"][:, -1], **point
+        )
+        for point, one in found
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def trained_with(name: str) -> str | None:
@@ -147,26 +155,33 @@ def main(output: str) -> None:
     up_to_date = sum(trained_with(other) == digest for other, digest in settings.items())
     print(f"arm {min(up_to_date + 1, len(settings))} of {len(settings)}: {name}", flush=True)
     dataset = read_data(arm.data)
-    total = len(arm.lrs) * len(spans(arm.tuning_replicates, arm.group))
+    side = config(arm, arm.lrs[0], "check").network(dataset.train).matrix_side
+    space = search_space(arm.searched(), side)
+    total = (arm.search or len(arm.lrs)) * len(spans(arm.tuning_replicates, arm.group))
     total += len(spans(arm.replicates, arm.group))
     with Work(f"studies_{name}", dataset, device=arm.device, total=total, unit="group") as work:
-        found = tune(work, arm)
-        lrs = list(found)
-        best = min(lrs, key=lambda lr: loss(found[lr]))
-        if loss(found[best]) == math.inf:
+        found = tune(work, arm, space)
+        best, tuned = min(found, key=lambda one: loss(one[1]))
+        if loss(tuned) == math.inf:
             raise UserError(f"arm {name}: every learning rate diverged; allowed: lower lrs")
-        run = config(arm, best, "studies, final")
-        final = curves(work.run(train_group, groups(run, arm.replicates, arm.group)))
+        run = config(arm, purpose="studies, final", **best)
+        at_edge = (
+            bool(on_boundary(space, best))
+            if space
+            else len(found) > 1 and best in (found[0][0], found[-1][0])
+        )
+        (final,) = trained(work, train_group, [run], arm.replicates, arm.group)
         replicates = outcomes(final)
         if not np.isfinite(replicates.to_numpy()).all():
-            raise UserError(f"arm {name}: replicates diverged at lr = {best}; allowed: lower lrs")
+            raise UserError(f"arm {name}: replicates diverged at {dict(best)}; allowed: lower lrs")
         files.write_json(
             Path(output),
             {
-                "lr": best,
-                "on_boundary": len(lrs) > 1 and best in (lrs[0], lrs[-1]),
-                "validation_loss_nats": loss(found[best]),
-                "matrix_side": run.network(dataset.train).matrix_side,
+                "lr": best["lr"],
+                "hyperparameters": run.hyperparameters,
+                "on_boundary": at_edge,
+                "validation_loss_nats": loss(tuned),
+                "matrix_side": side,
                 "train": arm.model_dump(),
                 "settings_sha256": settings[name],
                 "tuning": files.rows(tuning_table(found)),

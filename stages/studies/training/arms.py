@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from experiment.stage import files
+from experiment.stage import files, params
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.stage.params import Data
-from experiment.stage.params import RankInterval as SearchedRanks
+from experiment.stage.params import Data, Training
 from experiment.stage.schema import (
     LEARNING_RATE_GRID,
     MODULE,
     Ascending,
+    Hyperparameter,
+    Interval,
     LearningRateGrid,
     LearningRates,
     Real,
@@ -44,6 +44,11 @@ PUBLISHED_ROWS = 4000  # training rows of MNIST-1D
 FINEST_RATIO = 1.05  # between neighbouring rates of a grid that is refined
 
 _ASCENDING = "an ascending list of whole numbers from 1 to"
+_Ascending = Annotated[
+    list[Annotated[Whole, Field(ge=1, le=10_000)]],
+    Ascending,
+    Field(min_length=1, description=f"{_ASCENDING} 10000"),
+]
 
 
 class _Common(Section):
@@ -51,27 +56,24 @@ class _Common(Section):
     device: Literal["cpu", "cuda"] = Field(description="cpu or cuda")
 
 
-class ArmConfig(_Common):
+class TrainedConfig(_Common, Training):
+    """What is trained, and on which data."""
+
+    model: str = Field(pattern=MODULE, description="a module in stages/experiment/networks")
+    options: dict[str, Hyperparameter] = Field(description="arguments of the network")
+    data: str = Field(pattern=MODULE, description="one of the data sets under data")
+
+
+class ArmConfig(TrainedConfig):
     """Everything that determines the training of an arm, except its code and data."""
 
     optimizer: str = Field(
         pattern=r"^[A-Za-z_][\w.]*$",
         description="a module in stages/experiment/optimizers, or the dotted name of a class",
     )
-    hyperparameters: dict[str, Any] = Field(
-        default={},
-        description="arguments of the optimizer other than lr: finite numbers, texts, true, false, "
-        "or lists of these",
+    hyperparameters: dict[str, Hyperparameter] = Field(
+        default={}, description="arguments of the optimizer other than lr"
     )
-    model: str = Field(pattern=MODULE, description="a module in stages/experiment/networks")
-    options: dict[str, Any] = Field(description="arguments of the network, of the same kinds")
-    data: str = Field(pattern=MODULE, description="one of the data sets under data")
-    epochs: Whole = whole(1, 10_000)
-    batch_size: Whole = whole(1, 10_000_000)
-    schedule: Literal["constant", "cosine", "linear"] = Field(
-        description="constant, cosine or linear"
-    )
-    warmup: Real = Field(ge=0, lt=1, description="a number of at least 0 and below 1")
     noise: Real = Field(ge=0, le=100, description="a number from 0 to 100")
     lrs: LearningRateGrid = Field(
         description=f"{LEARNING_RATE_GRID}, or same, for the grid of the first arm in against"
@@ -80,35 +82,61 @@ class ArmConfig(_Common):
         default=None,
         description=f"a number of at least {FINEST_RATIO}, or null for the grid as it is",
     )
+    search: Annotated[Whole, Field(ge=0, le=10_000)] = Field(
+        default=0,
+        validate_default=True,
+        description="a number of trials up to 10000, with at least two lrs, or 0 for the grid, "
+        "which has no hyperparameter that is an interval",
+    )
     tuning_replicates: Whole = whole(1, 1_000)
     replicates: Whole = whole(2, 10_000)
     group: Whole = whole(1, 1_000)
 
-    @field_validator("hyperparameters", "options", mode="before")
+    @field_validator("hyperparameters")
     @classmethod
-    def _is_json(cls, given: object) -> object:
-        if isinstance(given, dict) and "lr" in given:
+    def _without_lr(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if "lr" in given:
             raise ValueError("it would replace every learning rate of the grid")
-        try:
-            json.dumps(given, allow_nan=False)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
         return given
+
+    @field_validator("search")
+    @classmethod
+    def _has_intervals(cls, trials: int, info: ValidationInfo) -> int:
+        hyperparameters = info.data.get("hyperparameters", {}).values()
+        intervals = any(isinstance(one, Interval) for one in hyperparameters)
+        if (intervals and not trials) or (trials and len(info.data.get("lrs", [])) < 2):
+            raise ValueError("a grid has no intervals, and a search an interval of rates")
+        return trials
+
+    def searched(self) -> dict[str, SearchInterval]:
+        """The intervals that a search varies; none if there is a grid."""
+        if not self.search:
+            return {}
+        given = self.hyperparameters.items()
+        intervals = {name: one for name, one in given if isinstance(one, Interval)}
+        return {"lr": LearningRates(low=self.lrs[0], high=self.lrs[-1]), **intervals}
 
 
 class GradientConfig(_Common):
     """How gradients are analysed along the trajectories of arms."""
 
-    ranks: Annotated[list[Annotated[Whole, Field(ge=1, le=100_000)]], Ascending] = Field(
-        min_length=1, description=f"{_ASCENDING} 100000"
-    )
-    epochs: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending] = Field(
-        min_length=1, description=f"{_ASCENDING} 10000"
-    )
+    ranks: _Ascending
+    epochs: _Ascending
     replicates: Whole = whole(2, 1_000)
     group: Whole = whole(1, 1_000)
     batches: Whole = whole(1, 1_000)
     fresh_samples: Whole = whole(100, 1_000_000)
+
+
+class BudgetConfig(TrainedConfig):
+    """How many searches there are, what they train, and after how many trials they are compared."""
+
+    samplers: Whole = whole(2, 1_000)
+    trials: _Ascending
+    wave: Whole = whole(1, 10_000)
+    replicates: Whole = whole(1, 1_000)
+    lr: LearningRates
+    rank: params.RankInterval
 
 
 class RankInterval(SearchInterval):
@@ -116,24 +144,6 @@ class RankInterval(SearchInterval):
 
     low: Whole = whole(1, 100_000)
     high: Whole = whole(1, 100_000)
-
-
-class BudgetConfig(_Common):
-    """How many searches there are, what they train, and after how many trials they are compared."""
-
-    samplers: Whole = whole(2, 1_000)
-    trials: Annotated[list[Annotated[Whole, Field(ge=1, le=10_000)]], Ascending] = Field(
-        min_length=1, description=f"{_ASCENDING} 10000"
-    )
-    wave: Whole = whole(1, 10_000)
-    replicates: Whole = whole(1, 1_000)
-    lr: LearningRates
-    rank: SearchedRanks
-    model: str = Field(pattern=MODULE, description="a module in stages/experiment/networks")
-    options: dict[str, Any] = Field(description="arguments of the network")
-    data: str = Field(pattern=MODULE, description="one of the data sets under data")
-    epochs: Whole = whole(1, 10_000)
-    batch_size: Whole = whole(1, 10_000_000)
 
 
 class ProtocolConfig(_Common):
@@ -163,7 +173,6 @@ STUDIES_WITHOUT_ARMS: dict[str, type[_Common]] = {
     "search_budget": BudgetConfig,
     "published": ProtocolConfig,
 }
-_Sections = dict[str, dict[str, Any]]
 
 
 class _Entry(Section):
@@ -178,9 +187,9 @@ _Entries = Annotated[dict[str, _Entry], Field(description="arms by their names")
 
 class _Published(Section):
     defaults: dict[str, Any] = Field(description="a section")
-    networks: _Sections = Field(description="options by the names of networks")
+    networks: dict[str, dict[str, Any]] = Field(description="options by the names of networks")
     grids: dict[str, list[float]] = Field(description="learning rates by a name")
-    data: _Sections = Field(description="data sets by their names")
+    data: dict[str, Data] = Field(description="data sets by their names")
     arms: _Entries
     trajectories: list[str] = Field(min_length=1, description="a list of arms")
     gradients: dict[str, Any] = Field(description="a section")
@@ -193,13 +202,14 @@ class _Own(Section):
         description="a list of names of a-z, 0-9 and _"
     )
     own: _Entries
-    data: _Sections = Field(default={}, description="data sets by their names")
+    data: dict[str, Data] = Field(default={}, description="data sets by their names")
 
 
 @dataclass(frozen=True)
 class Arm:
     """A training that is compared with others over the same replicates."""
 
+    where: str  # its section in a file, for messages
     study: str
     label: str  # its name in tables and figures
     against: list[str]  # arms to compare it with
@@ -225,12 +235,9 @@ def read_own() -> Arms:
     published, content = read_yaml(PUBLISHED, _Published), read_yaml(OWN, _Own)
     studies = {entry.study for entry in published.arms.values()}
     for name, entry in content.own.items():
-        where = f"{OWN}: own.{name}"
-        if name in published.arms:
-            raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
         if entry.study not in content.own_studies:
             raise UserError(
-                f"{where}.study = {entry.study!r}; allowed: one of own_studies, "
+                f"{OWN}: own.{name}.study = {entry.study!r}; allowed: one of own_studies, "
                 f"{content.own_studies}"
             )
     compared = {entry.study for entry in content.own.values() if entry.against}
@@ -245,22 +252,15 @@ def read_own() -> Arms:
 
 def read_data_sets() -> dict[str, Data]:
     """The sections of the published data sets by name; a mistake in one raises UserError."""
-    return _data_sets(PUBLISHED, read_yaml(PUBLISHED, _Published).data)
+    return read_yaml(PUBLISHED, _Published).data
 
 
 def read_own_data_sets() -> dict[str, Data]:
     """Those of the user's own."""
-    published, own = read_yaml(PUBLISHED, _Published).data, read_yaml(OWN, _Own).data
-    for name in own.keys() & published.keys():
-        raise UserError(f"{OWN}: data.{name}; allowed: a name that arms.yaml does not have")
-    return _data_sets(OWN, own)
-
-
-def _data_sets(path: Path, sections: _Sections) -> dict[str, Data]:
-    return {
-        _named(f"{path}: data.{name}", name): checked(Data, section, f"{path}: data.{name}: ")
-        for name, section in sections.items()
-    }
+    published, own = read_data_sets(), read_yaml(OWN, _Own).data
+    for name in own:
+        _named(f"{OWN}: data.{name}", name, published)
+    return own
 
 
 def read_studies_without_arms() -> dict[str, _Common]:
@@ -283,45 +283,42 @@ def trajectories(arms: Arms, baseline: str) -> list[str]:
     return [name for name in every if setting(name) == setting(baseline)]
 
 
-def _named(where: str, name: str) -> str:
+def _named(where: str, name: str, taken: Collection[str]) -> str:
     # A name is part of stage names, commands and paths, and DVC skips names that are numbers.
     if not re.fullmatch(MODULE, name):
         raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
-    return name
+    if name in taken:
+        raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
+    return where
 
 
 def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Published) -> Arms:
-    """Complete and check the training of each arm; `others` are what it may be compared with."""
+    """Complete and check each arm; it may be compared with those before it and with `others`."""
     arms = dict(others)
     for name, entry in entries.items():
-        here = f"{where}.{_named(f'{where}.{name}', name)}"
-        given = {**common.defaults, **entry.train}
-        given.setdefault("options", common.networks.get(str(given.get("model")), {}))
-        if entry.train.get("lrs") == "same" and entry.against:
-            given["lrs"] = common.defaults.get("lrs")
-        elif "lrs" in entry.train:
-            given["finest_ratio"] = entry.train.get("finest_ratio")
-        train = checked(ArmConfig, given, f"{here}.train: ")
-        arms[name] = Arm(entry.study, entry.label, entry.against, train)
-    for name, entry in entries.items():
+        here = _named(f"{where}.{name}", name, others)
         if unknown := [base for base in entry.against if base not in arms]:
             raise UserError(
-                f"{where}.{name}.against = {entry.against}; allowed: names of arms, which "
+                f"{here}.against = {entry.against}; allowed: names of arms before it, which "
                 f"{', '.join(unknown)} is not"
             )
         bases = [arms[base].train for base in entry.against]
-        train = arms[name].train.model_copy(update=_grid(entry.train, bases))
-        arms[name] = replace(arms[name], train=train)
+        given = {**common.defaults, **_rates(entry.train, bases)}
+        given.setdefault("options", common.networks.get(str(given.get("model")), {}))
+        train = checked(ArmConfig, given, f"{here}.train: ")
+        arms[name] = Arm(here, entry.study, entry.label, entry.against, train)
     return {name: arms[name] for name in entries}
 
 
-def _grid(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
-    """What an arm without learning rates of its own takes over from what it is compared with."""
-    if train.get("lrs") == "same":
-        return {"lrs": bases[0].lrs, "finest_ratio": bases[0].finest_ratio}
-    grids = [base.lrs for base in bases if base.finest_ratio is None and "lrs" not in train]
+def _rates(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
+    """The training of an arm, with what its grid takes over from those it is compared with."""
+    if train.get("lrs") == "same" and bases:
+        return {**train, "lrs": bases[0].lrs, "finest_ratio": bases[0].finest_ratio}
+    if "lrs" in train:
+        return {"finest_ratio": None, **train}
+    grids = [base.lrs for base in bases if base.finest_ratio is None]
     ratios = [high / low for grid in grids for low, high in pairwise(grid)]
-    return {"finest_ratio": max(min(ratios), FINEST_RATIO)} if ratios else {}
+    return {**train, "finest_ratio": max(min(ratios), FINEST_RATIO)} if ratios else {**train}
 
 
 def read_data(name: str) -> Dataset:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 from experiment.report.statistics import ALPHA
@@ -16,8 +16,6 @@ from experiment.training import optimizer
 from studies.training import arm as arm_stage
 from studies.training.arms import (
     DATA,
-    OWN,
-    PUBLISHED,
     SETTINGS,
     SETTINGS_OF_ARMS,
     Arm,
@@ -37,30 +35,24 @@ SAME = ("model", "options", "epochs", "seed")
 def main() -> None:
     """Write the data sets, and the complete settings of every arm and of the other studies."""
     files.write_json(versions.LISTED_FILE_OF_STUDIES, {"versions": versions.pinned()})
-    published = read_arms()
-    arms = published | read_own()
+    arms = read_arms() | read_own()
     sections = read_data_sets() | read_own_data_sets()
     studies = read_studies_without_arms()
-    places = {
-        name: f"{PUBLISHED}: arms.{name}" if name in published else f"{OWN}: own.{name}"
-        for name in arms
-    }
-    for name, arm in arms.items():
+    for arm in arms.values():
         if arm.train.data not in sections:
             raise UserError(
-                f"{places[name]}.train.data = {arm.train.data!r}; allowed: one of the data sets "
+                f"{arm.where}.train.data = {arm.train.data!r}; allowed: one of the data sets "
                 f"under data, {', '.join(sections)}"
             )
-    for name, arm in arms.items():
-        _check_comparison(places[name], arm, arms, sections)
+        _check_comparison(arm, arms, sections)
     _note_too_few_replicates(arms)
     seed = studies["gradients"].seed
     data_sets = {}
     for name, section in sections.items():
         data_sets[name], title = load(section, seed, f"data.{name}")
         data_sets[name].write(f"{DATA}/{name}", title)
-    for name, arm in arms.items():
-        _try(f"{places[name]}.train", arm, data_sets[arm.train.data])
+    for arm in arms.values():
+        _try(arm, data_sets[arm.train.data])
     for name, arm in arms.items():
         content = {
             "train": arm.train.model_dump(),
@@ -73,7 +65,7 @@ def main() -> None:
         files.write_json(SETTINGS / f"{name}.json", study.model_dump())
 
 
-def _check_comparison(where: str, arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
+def _check_comparison(arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
     """Raise UserError if an arm differs from one in `against` in more than its optimization."""
 
     def samples(of: Arm) -> Data:
@@ -88,7 +80,7 @@ def _check_comparison(where: str, arm: Arm, arms: Arms, sections: Mapping[str, D
         if differ:
             key = differ[0]
             raise UserError(
-                f"{where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
+                f"{arm.where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
                 f"which is in against, {getattr(other.train, key)!r}"
             )
 
@@ -108,19 +100,20 @@ def _note_too_few_replicates(arms: Arms) -> None:
                 )
 
 
-def _try(where: str, arm: Arm, dataset: Dataset) -> None:
+def _try(arm: Arm, dataset: Dataset) -> None:
     """Raise UserError if the arm's optimizer cannot train its network on its data."""
-    run = arm_stage.config(arm.train, arm.train.lrs[0], "check")
-    if run.batch_size > len(dataset.train.y):
+    if arm.train.batch_size > len(dataset.train.y):
         raise UserError(
-            f"{where}.batch_size = {run.batch_size}; allowed: at most {len(dataset.train.y)} "
-            "(the training samples)"
+            f"{arm.where}.train.batch_size = {arm.train.batch_size}; allowed: at most "
+            f"{len(dataset.train.y)} (the training samples)"
         )
+    highest = {name: interval.high for name, interval in arm.train.searched().items()}
+    run = arm_stage.config(arm.train, purpose="check", **{**highest, "lr": arm.train.lrs[0]})
     optimizer.check(
         run.optimizer,
         run.hyperparameters,
         run.network(dataset.train),
-        where,
+        f"{arm.where}.train",
         scheduled=run.schedule != "constant" or run.warmup > 0,
     )
 
@@ -134,32 +127,11 @@ def _versions(name: str) -> dict[str, str]:
 
 def _inputs(arm: Arm) -> list[Path]:
     """The data of an arm, and the project's modules that training it imports."""
-    modules = [STAGES / "studies/training/arm.py"]
-    modules.append(STAGES / f"experiment/networks/{arm.train.model}.py")
+    finder = ModuleFinder(path=[str(STAGES)])
+    finder.import_hook("studies.training.arm")
+    finder.import_hook(f"experiment.networks.{arm.train.model}")
     if "." not in arm.train.optimizer:
-        modules.append(STAGES / f"experiment/optimizers/{arm.train.optimizer}.py")
-    found: set[Path] = set()
-    while modules:
-        path = modules.pop()
-        if path not in found:
-            found.add(path)
-            modules += _imported(path)
-    return [*sorted(found), data_file(f"{DATA}/{arm.train.data}")]
-
-
-def _imported(path: Path) -> Iterator[Path]:
-    """The project's modules that a module imports, anywhere in it."""
-    package = path.relative_to(STAGES).parent.parts
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names = [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            origin = package[: len(package) + 1 - node.level] if node.level else ()
-            origin += tuple(node.module.split(".")) if node.module else ()
-            names = [(*origin, alias.name) for alias in node.names]
-        else:
-            continue
-        for name in names:
-            for length in range(1, len(name) + 1):
-                place = STAGES.joinpath(*name[:length])
-                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
+        finder.import_hook(f"experiment.optimizers.{arm.train.optimizer}")
+    files = [vars(module)["__file__"] for module in finder.modules.values()]
+    modules = [Path(file).relative_to(Path.cwd()) for file in files if file]
+    return [*sorted(modules), data_file(f"{DATA}/{arm.train.data}")]

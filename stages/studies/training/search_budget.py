@@ -8,11 +8,10 @@ import pandas as pd
 
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from experiment.stage.params import Tune
 from experiment.training.loop import RunConfig
 from experiment.training.search import search_space, table, train_trials
 from experiment.training.work import Work
-from studies.training.arms import SETTINGS, BudgetConfig, read_data
+from studies.training.arms import SETTINGS, BudgetConfig, TrainedConfig, read_data
 
 OPTIMIZERS = ("adam", "lrg_adam")
 
@@ -41,14 +40,8 @@ def summary(trials: pd.DataFrame, budgets: list[int]) -> dict[str, dict[str, flo
 def main() -> None:
     """Write metrics/studies/search_budget.csv and .json."""
     given = BudgetConfig.model_validate(files.read_json(SETTINGS / "search_budget.json"))
-    how = Tune.model_validate(
-        {
-            **given.model_dump(include={"wave", "replicates", "lr", "rank"}),
-            "trials": given.trials[-1],
-        }
-    )
     dataset = read_data(given.data)
-    total = len(OPTIMIZERS) * given.samplers * how.trials
+    total = len(OPTIMIZERS) * given.samplers * given.trials[-1]
     tables = []
     with Work(
         "studies_search_budget", dataset, device=given.device, total=total, unit="trial"
@@ -59,20 +52,18 @@ def main() -> None:
                 optimizer=optimizer,
                 hyperparameters={},
                 purpose="tune",
-                **given.model_dump(
-                    include={"model", "options", "epochs", "batch_size", "device", "seed"}
-                ),
+                **given.model_dump(include={*TrainedConfig.model_fields} - {"data"}),
             )
-            searched = {"lr": how.lr, **({"rank": how.rank} if optimizer == "lrg_adam" else {})}
+            searched = {"lr": given.lr, **({"rank": given.rank} if optimizer == "lrg_adam" else {})}
             space = search_space(searched, run.network(dataset.train).matrix_side)
             for sampler in range(given.samplers):
                 trials = train_trials(
                     work,
                     run,
                     space,
-                    trials=how.trials,
-                    wave=how.wave,
-                    replicates=how.replicates,
+                    trials=given.trials[-1],
+                    wave=given.wave,
+                    replicates=given.replicates,
                     seed=given.seed + sampler,
                 )
                 rows = table(trials)
