@@ -135,7 +135,7 @@ def test_the_worst_that_a_search_finds_for_the_gram_matrix(n: int, seeds: int) -
                 if k < side:
                     found = low_rank.gram(matrix, k).matrix
                     worst = max(worst, gap(matrix, found, k).max().item())
-    assert worst <= ROUNDING
+    assert worst <= 18 * EPS
 
 
 def test_float64_is_used_only_where_float32_would_lose_accuracy(
@@ -234,17 +234,6 @@ def test_the_randomized_method_does_not_wait_for_a_device() -> None:
     with _Waits() as waits:  # the mode does see one
         low_rank.gram(noise(N), K)
     assert waits.found
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_overflow_is_not_a_number_throughout(method: str, dtype: torch.dtype) -> None:
-    large = 1e38 if dtype == torch.float32 else 1e307
-    matrix = noise(N, 3).to(dtype)
-    matrix[1] *= large / matrix[1].abs().max()
-    found = METHODS[method](matrix, K)
-    assert found.matrix[1].isnan().all()
-    assert found.matrix[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["svd", "gram"])

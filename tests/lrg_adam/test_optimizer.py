@@ -182,10 +182,11 @@ def test_stacked_models_train_as_if_alone(method: str, scope: str) -> None:
         gradients[step][0][1, 3, 3] = float("nan")
         gradients[step][2][1] = float("inf")
 
+    options = {"rank": 2, "method": method, "scope": scope, "batch_dims": 1, "foreach": False}
+
     def run(models: slice) -> list[Tensor]:
         params = [nn.Parameter(p[models].clone()) for p in start]
-        options = {"rank": 2, "method": method, "scope": scope, "batch_dims": 1}
-        optimizer = LRGAdam(params, nonfinite="propagate", foreach=False, **options)
+        optimizer = LRGAdam(params, nonfinite="propagate", **options)
         for grads in gradients:
             for p, g in zip(params, grads, strict=True):
                 p.grad = g[models].clone()
@@ -224,29 +225,16 @@ def test_nonfinite_gradients_are_named_and_change_nothing(method: str, options: 
     torch.testing.assert_close(optimizer.state_dict()["state"], state, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("nonfinite", ["raise", "skip", "propagate"])
-@pytest.mark.parametrize("scope", ["model", "parameter"])
+@pytest.mark.parametrize("value", [float("nan"), 1e38])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_overflow_is_seen(method: str, scope: str, nonfinite: str) -> None:
-    """Finite gradients whose approximation would not be."""
-    generator = torch.Generator().manual_seed(0)
-    p, q = (nn.Parameter(torch.zeros(30, 30)) for _ in range(2))
-    p.grad = torch.randn(30, 30, generator=generator).sign() * 1e38
-    q.grad = torch.randn(30, 30, generator=generator)
-    optimizer = LRGAdam([p, q], rank=3, method=method, scope=scope, nonfinite=nonfinite)
-    if nonfinite == "raise":
-        with pytest.raises(RuntimeError, match="finite, but too large"):
-            optimizer.step()
-    else:
-        assert optimizer.step(lambda: 3.0) == 3.0
-    assert optimizer.skipped_steps == (nonfinite == "skip")
-    if nonfinite == "propagate":
-        assert p.grad.isnan().all()
-        assert q.grad.isnan().all() == (scope == "model")
-    else:
-        assert p.grad.isfinite().all()
-        assert (p == 0).all()
-        assert not optimizer.state
+def test_a_skipped_step_changes_nothing_and_is_counted(method: str, value: float) -> None:
+    p = nn.Parameter(torch.zeros(30, 30))
+    p.grad = torch.full((30, 30), value)
+    optimizer = LRGAdam([p], rank=3, method=method, nonfinite="skip")
+    assert optimizer.step(lambda: 3.0) == 3.0
+    assert optimizer.skipped_steps == 1
+    assert (p == 0).all()
+    assert not optimizer.state
 
 
 def test_an_overflow_under_the_fused_grad_scaler_skips_the_step() -> None:
@@ -283,14 +271,6 @@ def test_grad_scaler(method: str, fused: bool) -> None:
 
 
 # --- what torch asks of an optimizer ----------------------------------------------------------
-
-
-def test_a_matrix_mixes_the_rows_of_an_embedding() -> None:
-    torch.manual_seed(0)
-    embedding = nn.Embedding(50_000, 64)
-    embedding(torch.randperm(50_000)[:40]).square().sum().backward()
-    LRGAdam(embedding.parameters(), rank=20, method="randomized").step()
-    assert (embedding.weight.grad != 0).any(1).sum() == 1966  # as the page says
 
 
 def test_without_a_gradient_nothing_changes() -> None:

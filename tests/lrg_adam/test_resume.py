@@ -148,11 +148,3 @@ def test_a_checkpoint_of_adam_loads() -> None:
     run.train(range(1))
     assert run.optimizer.param_groups[0]["method"] == "svd"
     assert run.optimizer.state[run.model[0].weight]["step"] == 2
-
-
-def test_a_checkpoint_decides_the_options_as_for_every_torch_optimizer() -> None:
-    saved, fresh = Run(method="randomized", seed=5), Run(method="svd")
-    saved.train(range(2))
-    fresh.optimizer.load_state_dict(saved.optimizer.state_dict())
-    assert fresh.optimizer.param_groups[0]["method"] == "randomized"
-    assert fresh.optimizer.param_groups[0]["seed"] == 5
