@@ -159,8 +159,8 @@ def test_an_arm_with_two_more_rates_trains_two(folder: Path) -> None:
     def losses(*lrs: float) -> dict[float, list[float]]:
         arm = ArmConfig(**{**given, "lrs": lrs})
         with open_work(len(lrs), data) as work:
-            found = tune(work, arm)
-        return {lr: curves["validation_loss_nats"].tolist() for lr, curves in found.items()}
+            found = tune(work, arm, space={})
+        return {point["lr"]: one["validation_loss_nats"].tolist() for point, one in found}
 
     losses(0.01)
     (first,) = done = set(folder.iterdir())
