@@ -124,7 +124,6 @@ def test_a_stage_names_an_input_that_is_damaged(
     ("name", "key", "stage"),
     [
         ("metrics/tune_lrg_adam.json", "trials", "plot"),
-        ("metrics/lrg_adam.json", "replicates", "plot"),
         ("metrics/adam.json", "replicates", "compare"),
     ],
 )
