@@ -6,10 +6,9 @@ The arguments are passed to its function `main`.
 
 import sys
 
-from experiment.stage import environment, run
+from experiment.stage import run
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    environment.restart()
     run(*sys.argv[1:])

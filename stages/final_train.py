@@ -9,7 +9,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.training.loop import Group, RunConfig, train_models
+from experiment.training.loop import Group, RunConfig, train_group
 from experiment.training.outcomes import outcomes
 from experiment.training.search import read_best
 from experiment.training.work import Work, merged, spans
@@ -23,7 +23,7 @@ def main(optimizer: str) -> None:
     best = read_best(params, optimizer)
     config = RunConfig.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
-    groups = [Group(config, *span) for span in spans(total, size)]
+    groups = [Group(config, *span, weights=True) for span in spans(total, size)]
 
     with Work(
         f"final_train_{optimizer}",
@@ -32,7 +32,7 @@ def main(optimizer: str) -> None:
         total=len(groups),
         unit="group",
     ) as work:
-        trained = merged(work.run(train_models, groups))
+        trained = merged(work.run(train_group, groups))
         weights = {
             name.removeprefix("weights."): trained.pop(name)
             for name in list(trained)

@@ -15,8 +15,9 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, reduce
 from itertools import product
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ import networkx
 import pandas as pd
 import yaml
 from cogapp import Cog
+from dvc.repo import Repo
+from dvc.repo.graph import build_graph
 
 from experiment.report.measures import MEASURES
 from experiment.report.statistics import mean_interval
@@ -97,11 +100,7 @@ def results() -> None:
 
 def label(arm: str) -> str:
     """The label of an arm."""
-    content = read("stages/studies/arms.yaml")
-    arms = content.get("arms") or {
-        name: one for part in content.values() for name, one in part.items()
-    }
-    return arms[arm]["label"]
+    return read("stages/studies/arms.yaml")["arms"][arm]["label"]
 
 
 def study(name: str, *against: str) -> None:
@@ -211,39 +210,26 @@ def steps(column: str, form: str, rank: int = 20) -> None:
 
 
 @cache
-def stages() -> dict[str, dict[str, Any]]:
+def stages() -> list[Any]:
     """The stages of the main pipeline, those of a matrix one by one."""
-    found = {}
-    for name, stage in read("dvc.yaml")["stages"].items():
-        for value in stage.get("matrix", {}).get("optimizer", [""]):
-            text = json.dumps(stage).replace("${item.optimizer}", value)
-            one = json.loads(re.sub(r"\$\{([\w.]+)\}", r"<\1>", text))
-            for kind in ("params", "outs", "metrics", "plots"):
-                entries = one.get(kind, [])
-                one[kind] = [key if isinstance(key, str) else next(iter(key)) for key in entries]
-            one["writes"] = [*one["outs"], *one["metrics"], *one["plots"]]
-            found[f"{name}@{value}" if value else name] = one
-    return found
+    return Repo().stage.load_all("dvc.yaml")
 
 
 def graph() -> None:
     """What follows from what in the main pipeline, without what other arrows imply."""
-    maker = {path: name for name, stage in stages().items() for path in stage["writes"]}
-    whole = networkx.DiGraph()
-    for name, stage in stages().items():
-        whole.add_edges_from((maker[path], name) for path in stage["deps"] if path in maker)
     print("```mermaid\nflowchart LR")
-    for edge in sorted(networkx.transitive_reduction(whole).edges):
+    edges = networkx.transitive_reduction(build_graph(stages())).edges
+    for edge in sorted((first.addressing, then.addressing) for then, first in edges):
         print("  " + " --> ".join(f'{name.replace("@", "_")}["{name}"]' for name in edge))
     print("```")
 
 
 def stage_table() -> None:
     """What the stages of the main pipeline do and write."""
-    rows = []
-    for name, stage in stages().items():
-        writes = ", ".join(f"`{path}`" for path in stage["writes"])
-        rows.append([f"`{name}`", stage["desc"], writes])
+    rows = (
+        [f"`{one.addressing}`", one.desc, ", ".join(f"`{out.def_path}`" for out in one.outs)]
+        for one in stages()
+    )
     table(("stage", "what it does", "writes"), rows)
 
 
@@ -252,7 +238,7 @@ def parameters() -> None:
     path: list[str] = []
     comment: list[str] = []
     text = ""
-    rows = []
+    rows: list[Any] = []
     for line in Path("params.yaml").read_text().splitlines():
         found = re.match(r"( *)(#|\w+:)", line)
         if not found:
@@ -261,22 +247,20 @@ def parameters() -> None:
             comment.append(line.strip("# "))
         else:
             path = [*path[: len(found[1]) // 2], found[2].rstrip(":")]
-            parent, value = {}, read("params.yaml")
-            for key in path:
-                parent, value = value, value[key]
-            interval = isinstance(value, dict) and "low" in value
+            value = reduce(getitem, path, read("params.yaml"))
             text = " ".join(comment) or text  # that of a section describes its keys
-            if "low" not in parent and (interval or not value or not isinstance(value, dict)):
-                name = ".".join(path)
-                default = f"{value['low']} to {value['high']}" if interval else value
-                readers = {
-                    f"`{stage.partition('@')[0]}`": None
-                    for stage, one in stages().items()
-                    if any(f"{name}.".startswith(f"{key}.") for key in one["params"])
-                }
-                rows.append((f"`{name}`", text, f"`{default}`".lower(), ", ".join(readers)))
-                text = "as above"
             comment = []
+            if not isinstance(value, dict):
+                name = ".".join(path)
+                readers = {
+                    f"`{stage.addressing.partition('@')[0]}`": None
+                    for stage in stages()
+                    for dependency in stage.deps
+                    for key in getattr(dependency, "params", [])
+                    if f"{name}.".startswith(f"{key}.")
+                }
+                rows.append((f"`{name}`", text, f"`{value}`".lower(), ", ".join(readers)))
+                text = "as above"
     table(("parameter", "meaning and range", "default", "read by"), rows)
 
 

@@ -1,1 +1,1 @@
-"""The benchmark: what a step costs, and how fast the pipeline is."""
+"""The benchmark: what a step costs."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import low_rank, private
-from .flatten import from_square, resembling, square_side, to_square
+from .flatten import from_square, square_side, to_square
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,9 @@ class Options:
             "scope": ("model", "parameter"),
             "nonfinite": ("raise", "skip", "propagate"),
         }.items():
-            if getattr(self, name) not in choices:
-                allowed = ", ".join(choices)
-                raise ValueError(
-                    f"Invalid {name}: {getattr(self, name)}, should be one of {allowed}"
-                )
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"Invalid {name}: {value}, should be one of {', '.join(choices)}")
         share = isinstance(self.rank, float) and 0 < self.rank < 1
         for name, least in {"rank": 1, "batch_dims": 0, "seed": 0, "iterations": 1}.items():
             value = getattr(self, name)
@@ -111,12 +109,8 @@ def truncate_grad_rank_(
     options = Options(rank, method, scope, batch_dims, nonfinite, seed, iterations)
     options.check_shapes(params)
     truncation = Truncation([(options, params, 0)])
-
-    def name(culprit: Tensor) -> str:
-        index = next(i for i, p in enumerate(params) if p is culprit)
-        return f"{index} of shape {tuple(culprit.shape)}"
-
-    truncation.write(nonfinite, name)
+    names = {id(p): f"{index} of shape {tuple(p.shape)}" for index, p in enumerate(params)}
+    truncation.write(nonfinite, lambda p: names[id(p)])
     return truncation.kept()
 
 
@@ -162,10 +156,7 @@ class Truncation:
         return torch.stack([one.to(self._one.device) for one in found] or [self._one]).all()
 
     def write(self, nonfinite: str, name: Callable[[Tensor], str]) -> bool:
-        """Replace the gradients, and return whether they were.
-
-        For ``nonfinite`` see :func:`truncate_grad_rank_`. ``name`` is for a parameter in an error.
-        """
+        """Replace the gradients, and return whether they were. ``name`` is for an error."""
         if nonfinite != "propagate" and not self.finite():
             if nonfinite == "skip":
                 return False
@@ -201,10 +192,16 @@ def _truncated(options: Options, params: list[Tensor], step: int | Tensor) -> _M
     if k >= min(m, n) or 0 in params[0].shape[:axes]:
         return None
     dtype = torch.float64 if any(g.dtype == torch.float64 for g in grads) else torch.float32
-    sharded = _sharded(options, grads, dtype)
-    if sharded is not None:
+    distributed = any(hasattr(g, "full_tensor") for g in grads)
+    if distributed:  # not all builds of torch have this
+        from .sharded import ShardedMatrix, can_stay_sharded, shard_like
+
+    randomness = options.iterations, options.seed, step
+    products = (options.method, options.scope, axes) == ("randomized", "model", 0)
+    if distributed and products and can_stay_sharded(grads):
+        sharded = ShardedMatrix(grads, dtype)
         energy = sharded.squared_norm()
-        found = sharded.randomized(k, options.iterations, options.seed, step)
+        found = sharded.randomized(k, *randomness)
         cut = sharded.pieces(found.matrix)
     else:
         # Every process gathers all DTensors and computes the same bits.
@@ -219,36 +216,13 @@ def _truncated(options: Options, params: list[Tensor], step: int | Tensor) -> _M
         elif options.method == "gram":
             found = low_rank.gram(matrix, k, overwrite=whole)
         else:
-            randomness = options.iterations, options.seed, step
             found = low_rank.randomized(matrix, k, *randomness, overwrite=whole)
         del matrix
-        if whole:
-            cut = from_square(found.matrix, local, axes)
-        else:
-            cut = [resembling(found.matrix, local[0])]
-        cut = [_shard_like(c, g) for c, g in zip(cut, grads, strict=True)]
+        cut = from_square(found.matrix, local, axes)
+        if distributed:
+            cut = [shard_like(c, g) for c, g in zip(cut, grads, strict=True)]
     # An approximation is finite throughout or nowhere.
     return _Matrix(params, cut, found.energy, energy, found.matrix[..., 0, 0].isfinite().all())
-
-
-def _sharded(options: Options, grads: list[Tensor], dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """The matrix of DTensors that need not be gathered, as products with it suffice, or None."""
-    products = (options.method, options.scope, options.batch_dims) == ("randomized", "model", 0)
-    if not products or not any(hasattr(g, "full_tensor") for g in grads):
-        return None
-    from .sharded import ShardedMatrix, can_stay_sharded
-
-    return ShardedMatrix(grads, dtype) if can_stay_sharded(grads) else None
-
-
-def _shard_like(whole: Tensor, like: Tensor) -> Tensor:
-    if not hasattr(like, "full_tensor"):
-        return whole
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(like, DTensor)
-    # Without a source rank nothing is communicated: each process cuts its own shard.
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _finite(tensor: Tensor) -> Tensor:
@@ -264,13 +238,11 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
     The precision is a setting of the process. It changes only if it is not full, and comes back.
     """
-    reduced: list[tuple[Any, str]] = []
-    for backend in (torch.backends.cuda, torch.backends.mkldnn):
-        matmul: Any = getattr(backend, "matmul", None)
-        precision = getattr(matmul, "fp32_precision", "none")
-        if precision not in ("none", "ieee"):
-            reduced.append((matmul, precision))
-            matmul.fp32_precision = "ieee"
+    matmuls = (getattr(b, "matmul", None) for b in (torch.backends.cuda, torch.backends.mkldnn))
+    found = [(matmul, getattr(matmul, "fp32_precision", "none")) for matmul in matmuls]
+    reduced: list[tuple[Any, str]] = [one for one in found if one[1] not in ("none", "ieee")]
+    for matmul, _ in reduced:
+        matmul.fp32_precision = "ieee"
     try:
         with torch.autocast(device.type, enabled=False):
             yield

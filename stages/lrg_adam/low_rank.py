@@ -86,18 +86,13 @@ def randomized(
     overwrite: bool = False,
 ) -> Approximation:
     """Approximation from subspace iteration, see :func:`ritz_factors`, without synchronising."""
-    if matrix.shape[-1] > matrix.shape[-2]:  # start with the shorter columns
+    *batch, m, n = matrix.shape
+    if n > m:  # start with the shorter columns
         transposed = randomized(matrix.mT, k, iterations, seed, step)
         return transposed._replace(matrix=transposed.matrix.mT)
+    signs = random_signs(n, min(k + OVERSAMPLING, n), seed, step, matrix)
     left, right, energy = ritz_factors(
-        lambda v: matrix @ v,
-        lambda q: matrix.mT @ q,
-        matrix,
-        matrix.shape,
-        k,
-        iterations,
-        seed,
-        step,
+        lambda v: matrix @ v, lambda q: matrix.mT @ q, signs.expand(*batch, -1, -1), k, iterations
     )
     result = torch.matmul(left, right.mT, out=matrix if overwrite else None)
     return Approximation(result, energy)
@@ -106,32 +101,22 @@ def randomized(
 def ritz_factors(
     times: Callable[[Tensor], Tensor],
     transposed_times: Callable[[Tensor], Tensor],
-    like: Tensor,
-    shape: torch.Size,
+    signs: Tensor,
     k: int,
     iterations: int,
-    seed: int,
-    step: int | Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Approximate a matrix ``G (..., m, n)`` that is known through products with ``r`` columns.
 
-    One iteration is ``Q = orth(G V)``, ``V = G^T Q``, from random ``V``. The result is
+    One iteration is ``Q = orth(G V)``, ``V = G^T Q``, from random signs. The result is
     :math:`Q_k Q_k^T G` for the ``k`` leading Ritz vectors :math:`Q_k` in the span of ``Q``. The
     angle to the leading subspace shrinks by :math:`(\sigma_{r+1} / \sigma_k)^2` each time (Halko,
     Martinsson and Tropp, 2011, section 4.5).
 
-    ``times`` maps ``V (..., n, r)`` to ``G V``, and ``transposed_times`` maps ``Q (..., m, r)`` to
-    ``G^T Q``. ``like`` has the dtype and the device of ``G``, and ``shape`` is that of ``G``. The
-    start is a function of ``seed`` and ``step``, which may be a tensor on the device.
-
-    Returns:
-        ``L (..., m, k)`` and ``R (..., n, k)``, whose product ``L R^T`` is the approximation, and
-        its squared Frobenius norm ``(...)`` in float64.
-
+    ``times`` maps ``V (..., n, r)``, which is like ``signs``, to ``G V``, and ``transposed_times``
+    maps ``Q (..., m, r)`` to ``G^T Q``. Returns ``L (..., m, k)`` and ``R (..., n, k)``, whose
+    product ``L R^T`` is the approximation, and its squared Frobenius norm ``(...)`` in float64.
     """
-    *batch, m, n = shape
-    signs = random_signs(n, min(k + OVERSAMPLING, m, n), seed, step, like.device)
-    v = (signs.to(like.dtype) / n**0.5).expand(*batch, *signs.shape)
+    v = signs / signs.shape[-2] ** 0.5
     for iteration in range(iterations):
         if iteration > 0:
             tiny = torch.finfo(v.dtype).tiny
@@ -155,22 +140,20 @@ def ritz_factors(
     return left, v, lengths.square().sum((-2, -1))
 
 
-def random_signs(
-    rows: int, columns: int, seed: int, step: int | Tensor, device: torch.device | None = None
-) -> Tensor:
-    """Draw a ``(rows, columns)`` float32 matrix of signs, the same on every device.
+def random_signs(rows: int, columns: int, seed: int, step: int | Tensor, like: Tensor) -> Tensor:
+    """Draw ``(rows, columns)`` signs of the dtype and device of ``like``, the same on any device.
 
     Each sign is a hash of its position: the two-round integer hash of Wellons' hash-prospector. So
     no generator advances, and ``step`` may live on the device.
     """
     if isinstance(step, Tensor):
-        step = step.to(device, torch.int64)
-    x = torch.arange(rows * columns, device=device) + step * 0x9E3779B1
+        step = step.to(like.device, torch.int64)
+    x = torch.arange(rows * columns, device=like.device) + step * 0x9E3779B1
     x = x + (seed * 0x85EBCA77 & 0xFFFFFFFF)
     x = x & 0xFFFFFFFF
     x = (x ^ (x >> 16)) * 0x21F0AAAD & 0xFFFFFFFF
     x = (x ^ (x >> 15)) * 0x735A2D97 & 0xFFFFFFFF
-    return ((x ^ (x >> 15)) & 1).mul(2).sub(1).view(rows, columns).float()
+    return ((x ^ (x >> 15)) & 1).mul(2).sub(1).view(rows, columns).to(like.dtype)
 
 
 def squared_norm(matrix: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """The LRGAdam optimizer."""
 
 import inspect
-import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
-from types import FrameType
-from typing import Any, Never, TypeVar, overload
+from dataclasses import asdict, fields
+from traceback import walk_stack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +16,7 @@ from torch.optim.optimizer import ParamsT
 from . import private
 from .filter import Options, Truncation
 
-_T = TypeVar("_T")
-
-# Adam's step without the hooks and the profiler range that torch puts around it, because those of
-# LRGAdam.step run already.
+# Without the hooks and the profiler range around it, because those of LRGAdam.step run already.
 _adam_step = inspect.unwrap(Adam.step)
 
 _OPTIONS = tuple(field.name for field in fields(Options))
@@ -32,15 +28,11 @@ _REMOVED = {
 
 
 class LRGAdam(Adam):
-    r"""Adam on the best rank-k approximation of the gradient.
+    """Adam on the best rank-k approximation of the gradient.
 
-    With all gradients :math:`g_t` laid end to end in the rows of a square matrix :math:`G_t` of
-    side :math:`n`, padded with zeros, and :math:`G_t = U \Sigma V^\top`, Adam's step is taken with
-    :math:`\widehat{G}_t = U_{:,1:k} \Sigma_{1:k,1:k} V_{:,1:k}^\top`, cut up again. With ``rank >=
-    n`` this is :class:`torch.optim.Adam`, bit for bit.
-
-    The filter is :func:`truncate_grad_rank_`, which also goes before any other optimizer. The state
-    is Adam's. Options may change between steps, which check them. As usual in torch,
+    A step is :func:`truncate_grad_rank_`, which also goes before any other optimizer, and then the
+    step of :class:`torch.optim.Adam`. From a rank of the matrix's side on, it is Adam's bit for
+    bit. The state is Adam's. Options may change between steps, which check them. As usual in torch,
     ``load_state_dict`` restores the options in the checkpoint, including the rank.
 
     The update is not low-rank, because Adam divides entry by entry, and decays weights, after the
@@ -60,15 +52,15 @@ class LRGAdam(Adam):
             overflows: "raise" an error that names the parameter, "skip" the step and count it, or
             "propagate" NaN without waiting for the device (default: "raise")
         seed (int, optional): decides, with the step, the directions of "randomized" (default: 0)
-
-        The others are Adam's. ``differentiable`` needs ``method="svd"``; a graph capture needs
-        ``capturable``, ``method="randomized"`` and ``nonfinite="propagate"``.
-
-    Attributes:
-        captured_energy (Tensor or None): what :func:`truncate_grad_rank_` returns, of the last step
-        skipped_steps (int): steps skipped since construction or loading
+        adam: Adam's other keyword arguments. ``differentiable`` needs ``method="svd"``; a graph
+            capture needs ``capturable``, ``method="randomized"`` and ``nonfinite="propagate"``.
 
     """
+
+    #: What :func:`truncate_grad_rank_` returned in the last step.
+    captured_energy: Tensor | None = None
+    #: Number of steps skipped since construction or loading.
+    skipped_steps: int = 0
 
     def __init__(
         self,
@@ -86,45 +78,21 @@ class LRGAdam(Adam):
         nonfinite: str = "raise",
         seed: int = 0,
         iterations: int = 4,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        decoupled_weight_decay: bool = False,
-        **removed: Never,
+        **adam: Any,  # noqa: ANN401
     ) -> None:
-        for name in removed:
-            what = f"was removed: {_REMOVED[name]}" if name in _REMOVED else "is not an option"
-            raise TypeError(f"LRGAdam: {name} {what}")
-        self.captured_energy: Tensor | None = None
-        self.skipped_steps = 0
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )
+        for name in _REMOVED.keys() & adam:
+            raise TypeError(f"LRGAdam: {name} was removed: {_REMOVED[name]}")
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **adam)
         # Adam's constructor does not know these. Groups added later get them from the defaults.
-        values = (rank, method, scope, batch_dims, nonfinite, seed, iterations)
-        self.defaults |= dict(zip(_OPTIONS, values, strict=True))
+        options = Options(rank, method, scope, batch_dims, nonfinite, seed, iterations)
+        self.defaults |= asdict(options)
         for group in self.param_groups:
-            group |= {name: self.defaults[name] for name in _OPTIONS if name not in group}
-            self._check_whole(group)
+            group |= self.defaults | group
+            _check_whole(group)
         self._check_groups()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
-        self.__dict__.setdefault("captured_energy", None)
-        self.__dict__.setdefault("skipped_steps", 0)
         for group in self.param_groups:  # from a checkpoint of Adam or of an older version
             for name in _REMOVED:
                 group.pop(name, None)
@@ -133,22 +101,13 @@ class LRGAdam(Adam):
             if group.get("method") == "subspace":
                 warnings.warn("the method 'subspace' is now 'randomized'", stacklevel=3)
                 group["method"] = "randomized"
-            group |= {k: v for k, v in self.defaults.items() if k in _OPTIONS and k not in group}
+            group |= self.defaults | group
         for values in self.state.values():
             values.pop("basis", None)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], _T]) -> _T: ...
-
     @private.with_grad_if_differentiable
-    def step(self, closure: Callable[[], _T] | None = None) -> _T | None:
-        """Perform a single optimization step.
-
-        Args:
-            closure: reevaluates the model and returns the loss.
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+        """Perform a single optimization step, and return the loss that ``closure`` returns.
 
         Raises what :func:`truncate_grad_rank_` raises. Parameters, gradients and state are then
         left unchanged.
@@ -187,37 +146,19 @@ class LRGAdam(Adam):
 
     def _check_groups(self) -> list[Options]:
         """Check the options of all groups, which may change between steps, and return them."""
-        groups = self.param_groups
+        groups, first = self.param_groups, self.param_groups[0]
         options = [Options(*(group[name] for name in _OPTIONS)) for group in groups]
         shared = _OPTIONS if options[0].scope == "model" else ("scope", "nonfinite")
         for one, group in zip(options, groups, strict=True):
             for name in shared:
-                if group[name] != groups[0][name]:
-                    raise ValueError(
-                        f"Invalid {name}: {group[name]}, another group has {groups[0][name]} and "
-                        "all must have the same"
-                    )
+                if (value := group[name]) != first[name]:
+                    raise ValueError(f"Invalid {name}: {value}, another group has {first[name]}")
             # The shape of a lazy parameter is not known before the first step.
-            params = [*groups[0]["params"], *group["params"]]
+            params = [*first["params"], *group["params"]]
             one.check_shapes(p for p in params if not is_lazy(p))
             if group["differentiable"] and one.method != "svd":
                 raise ValueError("differentiable=True needs method='svd', which autograd follows")
         return options
-
-    def _check_whole(self, group: dict[str, Any]) -> None:
-        """Refuse the parts of parameters that other kinds of sharding leave to each process."""
-        if any(getattr(p, private.FLATTENED, False) for p in group["params"]):
-            raise ValueError(
-                "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
-                "torch.distributed.fsdp.fully_shard"
-            )
-        if group["scope"] == "model" and _called_from(
-            "torch.distributed.optim.zero_redundancy_optimizer"
-        ):
-            raise ValueError(
-                "Invalid scope: model, a process of ZeroRedundancyOptimizer has only some of the "
-                "parameters, should be 'parameter'"
-            )
 
     def _name(self, param: Tensor) -> str:
         for index, group in enumerate(self.param_groups):
@@ -228,8 +169,17 @@ class LRGAdam(Adam):
         raise AssertionError
 
 
-def _called_from(module: str) -> bool:
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__") != module:
-        frame = frame.f_back
-    return frame is not None
+def _check_whole(group: dict[str, Any]) -> None:
+    """Refuse the parts of parameters that other kinds of sharding leave to each process."""
+    if any(getattr(p, private.FLATTENED, False) for p in group["params"]):
+        raise ValueError(
+            "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
+            "torch.distributed.fsdp.fully_shard"
+        )
+    zero = "torch.distributed.optim.zero_redundancy_optimizer"  # it constructs this optimizer
+    callers = (frame.f_globals.get("__name__") for frame, _ in walk_stack(None))
+    if group["scope"] == "model" and zero in callers:
+        raise ValueError(
+            "Invalid scope: model, a process of ZeroRedundancyOptimizer has only some of the "
+            "parameters, should be 'parameter'"
+        )

@@ -3,8 +3,6 @@
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _use_grad_for_differentiable
 
-__all__ = ["FLATTENED", "uncompiled", "with_grad_if_differentiable"]
-
 # The filter is not compiled: decompositions are not, and it sets autocast and precision aside. The
 # public torch.compiler.disable loads the compiler, which takes seconds, where it decorates.
 uncompiled = _disable_dynamo

@@ -4,17 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from . import low_rank
 from .flatten import resembling, square_side
 
 
 def can_stay_sharded(grads: Sequence[Tensor]) -> bool:
-    """Whether all DTensors, of which there must be one, are laid out as ``ShardedMatrix`` needs.
-
-    They share a mesh with one axis. Each is sharded over it by its first dimension, or replicated.
-    """
+    """Whether all DTensors share one mesh with one axis, sharded by dimension 0 or replicated."""
     shards = [g for g in grads if isinstance(g, DTensor)]
     return len({g.device_mesh for g in shards}) == 1 and all(
         g.device_mesh.ndim == 1 and g.placements[0] in (Shard(0), Replicate()) for g in shards
@@ -34,7 +31,6 @@ class ShardedMatrix:
         mesh, device = next((g.device_mesh, g.device) for g in grads if isinstance(g, DTensor))
         rank = mesh.get_local_rank()
         n = square_side(sum(g.numel() for g in grads))
-        self.shape = torch.Size((n, n))
         self._group = mesh.get_group()
         self._grads = grads
         self._parts = [g.to_local() if isinstance(g, DTensor) else g for g in grads]
@@ -63,8 +59,10 @@ class ShardedMatrix:
 
         Its ``matrix`` has only the rows that this process holds, and takes their place.
         """
+        n = self._held.shape[1]
+        signs = low_rank.random_signs(n, min(k + low_rank.OVERSAMPLING, n), seed, step, self._held)
         left, right, energy = low_rank.ritz_factors(
-            self._times, self._transposed_times, self._held, self.shape, k, iterations, seed, step
+            self._times, self._transposed_times, signs, k, iterations
         )
         torch.mm(left[self._rows], right.mT, out=self._held)
         return low_rank.Approximation(self._held, energy)
@@ -86,8 +84,7 @@ class ShardedMatrix:
         return result
 
     def _times(self, v: Tensor) -> Tensor:
-        product = v.new_zeros(self.shape[0], v.shape[1])
-        return self._sum(product.index_copy_(0, self._rows, self._held @ v))
+        return self._sum(torch.zeros_like(v).index_copy_(0, self._rows, self._held @ v))
 
     def _transposed_times(self, q: Tensor) -> Tensor:
         return self._sum(self._held.mT @ q[self._rows])
@@ -95,6 +92,14 @@ class ShardedMatrix:
     def _sum(self, term: Tensor) -> Tensor:
         torch.distributed.all_reduce(term, group=self._group)
         return term
+
+
+def shard_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Shard a tensor that all processes have as ``like`` is, if that is a DTensor."""
+    if not isinstance(like, DTensor):
+        return whole
+    # Without a source rank nothing is communicated: each process cuts its own shard.
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _is_shard(tensor: Tensor) -> bool:

@@ -265,14 +265,13 @@ def test_failed_decompositions_are_repeated_another_way(
 
 def test_random_signs_are_a_pure_function_of_seed_and_step() -> None:
     before = torch.get_rng_state()
-    a = low_rank.random_signs(200, 50, seed=3, step=7)
+    like = torch.empty(())
+    a = low_rank.random_signs(200, 50, 3, 7, like)
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(a, low_rank.random_signs(200, 50, seed=3, step=torch.tensor(7.0)))
+    assert torch.equal(a, low_rank.random_signs(200, 50, 3, torch.tensor(7.0), like))
     assert set(a.unique().tolist()) == {-1.0, 1.0}
-    for other in (
-        low_rank.random_signs(200, 50, seed=4, step=7),
-        low_rank.random_signs(200, 50, seed=3, step=8),
-    ):
+    for seed, step in ((4, 7), (3, 8)):
+        other = low_rank.random_signs(200, 50, seed, step, like)
         assert abs((a * other).mean()) < 0.04  # 4 standard deviations of independent signs
     # Singular values of independent entries lie within sqrt(rows) -+ sqrt(columns), roughly.
     s = torch.linalg.svdvals(a)

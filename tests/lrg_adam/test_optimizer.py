@@ -97,7 +97,6 @@ def test_the_rest_of_the_step_is_adams(options: dict, method: str) -> None:
         ({"tolerance": 0.01}, "tolerance was removed: method='gram' is exact"),
         ({"oversampling": 4}, "oversampling was removed: .* 8 directions"),
         ({"diagnostics": True}, "diagnostics was removed: .*captured_energy"),
-        ({"lamda": 3}, "lamda is not an option"),
     ],
 )
 def test_options_that_are_gone_name_what_replaces_them(option: dict, message: str) -> None:

@@ -62,7 +62,6 @@ def project(finished: Project, tmp_path: Path) -> Project:
 def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project, str], None]:
     """Run the command of a stage in this process: loading torch takes seconds, and many are run."""
     monkeypatch.setenv("EXPERIMENT_WORKERS", "1")
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # a stage sets its own
 
     def run_stage(project: Project, command: str) -> None:
         monkeypatch.chdir(project.folder)

@@ -1,4 +1,4 @@
-"""Runs of dvc that a test can disturb while they go on."""
+"""Runs of DVC that a test can disturb while they last."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import pytest
 import yaml
 from project import ENVIRONMENT, Project, stage_outputs
 
-# To the committed parameters and results, with every other file as the user has left it.
+# Back to the committed parameters and results; every other file stays as the user left it.
 WAY_BACK = (
     "git reset -q && git checkout -- params.yaml dvc.lock metrics 'plots/*.png' && "
     "dvc checkout --allow-missing"
 )
-# Before it after `kill -9`, which may leave Git's index locked and HEAD on no branch.
+# First after `kill -9`, which may leave Git's index locked and HEAD on no branch.
 AFTER_KILL = (
     'rm -f "$(git rev-parse --git-dir)"/index* .dvc/tmp/rwlock; '
     "git symbolic-ref HEAD refs/heads/main"
 )
 
-# What DVC says of a file of its own that it was killed at writing, and what mends it.
+# DVC's error about a file of its own that it was killed while writing, and what mends the file.
 MENDED = {
     r"'\./dvc\.lock' (is invalid|validation failed)": "git checkout dvc.lock",
     r"Unable to read RWLock-file '\.dvc/tmp/rwlock'": "rm .dvc/tmp/rwlock",
@@ -87,7 +87,7 @@ class Run:
 
 
 def needs_posix() -> None:
-    """Skip the test on other systems, whose signals and shells are others."""
+    """Skip the test on systems with other signals and shells."""
     if os.name != "posix":
         pytest.skip("needs the signals and the shell of POSIX")
 
@@ -118,7 +118,7 @@ def kept(project: Project) -> dict[Path, int]:
 
 
 def goes_on(project: Project, stage: str, done: Mapping[Path, int]) -> None:
-    """Run a stage to its end, and see that it computes nothing of what is done."""
+    """Run a stage to its end, and check that it computes nothing twice."""
     run = Run.dvc(project, "repro", stage)
     assert run.wait() == 0, run.output
     assert f"Running stage '{stage}'" in run.output
@@ -138,24 +138,24 @@ def forget(project: Project, *stages: str) -> None:
 
 
 def forget_tasks(project: Project) -> None:
-    """Keep no finished task, so that every stage that runs computes."""
+    """Delete the finished tasks, so that every stage that runs computes."""
     shutil.rmtree(project.folder / ".scratch", ignore_errors=True)
 
 
 def forget_runs(project: Project) -> None:
-    """Let DVC know of no run but those in dvc.lock, so that it restores none."""
+    """Delete DVC's record of all runs but those in dvc.lock, so that it restores none."""
     shutil.rmtree(project.folder / ".dvc/cache/runs", ignore_errors=True)
 
 
 def mend(project: Project, output: str) -> None:
-    """Do what the pages say to do about the file that a run of dvc failed at reading."""
+    """Do what the pages say about the file that a run of DVC could not read."""
     commands = [command for error, command in MENDED.items() if re.search(error, output)]
     assert len(commands) == 1, output
     project.run(*commands[0].split())
 
 
 def go_back(project: Project, written: str = "") -> None:
-    """Take the way back; nothing but what the user wrote, as Git lists it, differs then."""
+    """Take the way back; then nothing differs but what the user wrote, as Git lists it."""
     needs_posix()
     project.shell(f"{AFTER_KILL}; {WAY_BACK}")
     assert project.run("git", "branch", "--show-current").stdout == "main\n"

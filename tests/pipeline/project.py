@@ -1,4 +1,4 @@
-"""A copy of this repository in a folder of its own, to run the real dvc in."""
+"""A copy of this repository in a folder of its own, in which the real DVC runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ ROOT = Path(__file__).parents[2]
 PARAMS = (ROOT / "params.yaml").read_text()
 STUDIES = "stages/studies/dvc.yaml"
 ARMS = "stages/studies/arms.yaml"
-# What `python stages` needs beside what a stage declares: it finds the way to the stage, and
-# computes nothing.
+# What `python stages` needs beside what a stage declares; it computes nothing.
 LAUNCHER = ("stages/__main__.py", "stages/experiment/__init__.py")
 
-# Small enough that every stage is done in seconds.
+# Small enough for every stage to take seconds.
 SMALL = {
     "data.train": 160,
     "data.validation": 80,
@@ -40,7 +39,7 @@ SMALL = {
 
 ENVIRONMENT = {
     **os.environ,
-    # The stages run as `python`, which is to be the one that runs the tests.
+    # The stages run as `python`, which must be the one that runs the tests.
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "EXPERIMENT_WORKERS": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -175,7 +174,7 @@ class Project:
     def dvc(
         self, *arguments: str, check: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run the dvc that is installed beside the tests."""
+        """Run DVC with the Python that runs the tests."""
         return self.run(sys.executable, "-m", "dvc", *arguments, check=check, **environment)
 
     def ran(self, *arguments: str) -> list[str]:
@@ -206,7 +205,7 @@ class Project:
         return [path for stage in stages for path in stage_outputs(stage)]
 
     def read(self) -> dict[str, bytes]:
-        """The bytes of every output that is there."""
+        """The bytes of every output that exists."""
         paths = {path: self.folder / path for path in self.outputs()}
         return {name: path.read_bytes() for name, path in paths.items() if path.exists()}
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
-from processes import Run, forget, forget_tasks, kept, mend, needs_posix, same_results
+from processes import Run, forget_tasks, kept, mend, needs_posix, same_results
 from project import Project, set_params
 
 
@@ -24,13 +21,21 @@ def one_line(done: subprocess.CompletedProcess[str], name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+TABLES = {"trials", "replicates"}
 DAMAGES = {
     "missing": lambda _: None,
     "truncated": lambda content: content[: len(content) // 2],
     "empty": lambda _: b"",
     "edited": lambda content: content.replace(b"0", b"7", 1) + b"\n",
     "garbage": lambda _: b"\x80\x04K\x01. no such format \xff",
+    "numbers": lambda content: _with_tables(content, 5),
+    "rows": lambda content: _with_tables(content, [{"n": 1}]),
 }
+
+
+def _with_tables(content: bytes, table: object) -> bytes:
+    former = json.loads(content)
+    return json.dumps(former | dict.fromkeys(former.keys() & TABLES, table)).encode()
 
 
 def damage(path: Path, kind: str) -> None:
@@ -43,12 +48,9 @@ def damage(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("data/mnist1d.npz", "truncated"),
         ("metrics/tune_adam.json", "edited"),
         pytest.param("models/lrg_adam.pt", "missing", marks=pytest.mark.slow),
-        pytest.param("metrics/adam.json", "garbage", marks=pytest.mark.slow),
-        pytest.param("metrics/comparison_details.json", "empty", marks=pytest.mark.slow),
-        pytest.param("data/versions.json", "missing", marks=pytest.mark.slow),
+        pytest.param("data/mnist1d.npz", "truncated", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_mends_a_damaged_result(
@@ -66,12 +68,7 @@ def test_a_run_mends_a_damaged_result(
     ("name", "left"),
     [
         ("dvc.lock", ""),
-        pytest.param(
-            "dvc.lock",
-            "schema: '2.0'\nstages:\n  fetch_data:\n    cmd: python\n    deps:\n    - path:",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(".dvc/tmp/rwlock", "", marks=pytest.mark.slow),
+        pytest.param("dvc.lock", "schema: '2.0'\nstages:\n  compare:", marks=pytest.mark.slow),
         pytest.param(".dvc/tmp/rwlock", '{"write": {"', marks=pytest.mark.slow),
     ],
 )
@@ -95,17 +92,26 @@ def test_one_command_mends_what_dvc_was_killed_at_writing(
     assert same_results(project, finished)
 
 
-INPUTS = [
-    ("data/mnist1d.npz", "tune_adam"),
-    ("data/mnist1d.npz", "plot"),
-    ("metrics/tune_adam.json", "final_train@adam"),
-    ("metrics/tune_lrg_adam.json", "plot"),
-    ("metrics/adam.json", "compare"),
-]
+READERS = {
+    "data/mnist1d.npz": ["tune_adam", "plot"],
+    "metrics/tune_adam.json": ["final_train@adam"],
+    "metrics/tune_lrg_adam.json": ["plot"],
+    "metrics/adam.json": ["compare"],
+}
+HAVE_TABLES = {"metrics/tune_lrg_adam.json", "metrics/adam.json"}  # which their readers read
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "empty", "garbage"])
-@pytest.mark.parametrize(("name", "stage"), INPUTS)
+@pytest.mark.parametrize(
+    ("name", "stage", "kind"),
+    [
+        (name, stage, kind)
+        for name, stages in READERS.items()
+        for stage in stages
+        for kind in DAMAGES
+        if kind in ("missing", "truncated", "empty", "garbage")
+        or (kind in ("numbers", "rows") and name in HAVE_TABLES)
+    ],
+)
 def test_a_stage_names_an_input_that_is_damaged(
     project: Project, name: str, stage: str, kind: str, run_here: Callable[[Project, str], None]
 ) -> None:
@@ -120,42 +126,7 @@ def test_a_stage_names_an_input_that_is_damaged(
     assert {**project.read(), name: b""} == {**before, name: b""}
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "stage"),
-    [
-        ("metrics/tune_lrg_adam.json", "trials", "plot"),
-        ("metrics/lrg_adam.json", "replicates", "plot"),
-        ("metrics/adam.json", "replicates", "compare"),
-    ],
-)
-@pytest.mark.parametrize("other", [None, 5, [], [1], {"lr": 1}, [{"number": 1}], "words"], ids=str)
-def test_a_stage_names_a_table_that_is_none(
-    project: Project,
-    name: str,
-    key: str,
-    stage: str,
-    other: object,
-    run_here: Callable[[Project, str], None],
-) -> None:
-    path = project.folder / name
-    content = json.loads(path.read_text())
-    if other == "words":
-        table = content[key]
-        rows = pd.DataFrame(table)
-        curves = {"validation_losses_nats"}  # no numbers, but lists of them
-        other = {c: rows[c].tolist() if c in curves else ["three"] * len(rows) for c in rows}
-    path.write_text(json.dumps(content | {key: other}))
-
-    with pytest.raises(SystemExit) as ended:
-        run_here(project, project.stages()[stage]["cmd"])
-
-    (line,) = str(ended.value.code).splitlines()
-    assert line.startswith(f"error: {name}: ")
-
-
-@pytest.mark.parametrize(
-    "best", ['{"lr": "high"}', '{"rank": 3}', '{"lr": 0.1, "rank": 3}', "[]", '{"lr": -1}']
-)
+@pytest.mark.parametrize("best", ['{"lr": "high"}', '{"lr": 0.1, "rank": 3}', "[]"])
 def test_a_hand_edited_best_is_refused(project: Project, best: str) -> None:
     (project.folder / "metrics/tune_adam.json").write_text(f'{{"best": {best}}}')
 
@@ -179,33 +150,20 @@ def test_a_full_disk_is_reported(project: Project, stage: str) -> None:
     assert list(project.folder.rglob("*.part")) == []
 
 
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """An empty file system of its own over a folder; the test is skipped where that is denied."""
+def test_a_folder_that_takes_no_file_is_reported(project: Project) -> None:
     needs_posix()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False
-    )
-    if made.returncode:
+    forget_tasks(project)
+    folder = project.folder / "models"
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        yield
+        failed = project.shell(project.stages()["final_train@adam"]["cmd"], check=False)
     finally:
         subprocess.run(["umount", folder], check=True)
 
-
-@pytest.mark.parametrize(("options", "why"), [("ro", "Read-only"), ("size=4k", "No space left")])
-def test_a_folder_that_takes_no_file_is_reported(project: Project, options: str, why: str) -> None:
-    folder = project.folder / "models"
-    command = project.stages()["final_train@adam"]["cmd"]
-    forget_tasks(project)
-    with mounted(folder, options):
-        if options != "ro":
-            (folder / "ballast").write_bytes(b"0" * 4096)
-        failed = project.shell(command, check=False)
-
     one_line(failed, "models/")
-    assert why in failed.stderr
+    assert "Read-only" in failed.stderr
     # What was computed is kept for the next run.
     assert kept(project)
 
@@ -217,7 +175,7 @@ def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
 ) -> None:
     forget_tasks(project)
     # Trials enough for the edit to come before the last of them.
-    set_params(project.folder / "params.yaml", {"seed": 1, "tune.trials": 60})
+    set_params(project.folder / "params.yaml", {"seed": 1, "tune.trials": 30})
     run = Run.dvc(project, "repro", "tune_adam")
     run.until(lambda: kept(project))
     if edited == "params.yaml":
@@ -232,20 +190,13 @@ def test_an_input_edited_while_a_stage_runs_is_not_taken_for_the_one_it_read(
     assert project.ran("repro", "tune_adam")[-1] == "tune_adam"
 
 
-@pytest.mark.slow
-def test_two_runs_at_once_end_in_the_right_result(project: Project, finished: Project) -> None:
-    forget(project, "tune_adam", "tune_lrg_adam")
-    first = Run.dvc(project, "repro")
-    with suppress(AssertionError):
-        first.until(lambda: "Running stage" in first.output, timeout=20)
-    time.sleep(0.2)
-    second = Run.dvc(project, "repro")
+def test_two_stages_at_once_share_the_finished_tasks(project: Project, finished: Project) -> None:
+    forget_tasks(project)
+    runs = [Run(project, "python", "stages", "final_train", "adam") for _ in range(2)]
 
-    codes = [first.wait(), second.wait()]
+    assert [run.wait() for run in runs] == [0, 0], [run.output for run in runs]
 
-    for code, run in zip(codes, (first, second), strict=True):
-        assert "Traceback" not in run.output
-        if code:
-            assert "ERROR: " in run.output
-    project.dvc("repro")
-    assert same_results(project, finished)
+    assert project.read() == finished.read()
+    there = set(project.folder.glob(".scratch/tasks/*"))
+    assert there == set(kept(project))
+    assert len(there) == 2  # groups

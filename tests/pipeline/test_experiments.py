@@ -225,7 +225,6 @@ def test_the_way_back_in_a_worktree_that_never_ran_the_pipeline(
 
 # Longer than a test waits.
 LONG = "training.epochs=5000"
-WAYS = ["success", "failure", "interrupt", "kill"]
 
 
 def end(project: Project, way: str, *changes: str) -> None:
@@ -246,7 +245,7 @@ def end(project: Project, way: str, *changes: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["success", "failure", "interrupt", "kill"])
 def test_one_line_leads_back_from_wherever_an_experiment_has_ended(
     project: Project, finished: Project, way: str
 ) -> None:
@@ -271,19 +270,6 @@ def test_one_line_leads_back_from_wherever_an_experiment_has_ended(
     assert ran == READERS
     assert json.loads(project.read()["metrics/tune_lrg_adam.json"])["best"]["rank"] == 10
     assert changed_lines(project) == (1, 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_one_line_leads_back_from_an_experiment_upon_an_experiment(
-    variant: Project, finished: Project, way: str
-) -> None:
-    end(variant, way, "rank=9")
-
-    go_back(variant)
-
-    assert variant.read() == finished.read()
-    assert variant.ran("repro") == []
 
 
 @pytest.mark.slow
@@ -313,9 +299,8 @@ def test_one_line_leads_back_from_any_moment_at_which_dvc_works_on_git(
     assert moved > 0
 
 
-@pytest.mark.parametrize("way", ["failure", pytest.param("kill", marks=pytest.mark.slow)])
 def test_the_former_parameters_bring_back_the_former_results(
-    project: Project, finished: Project, way: str
+    project: Project, finished: Project
 ) -> None:
     params = project.folder / "params.yaml"
     before = params.read_text()
@@ -323,10 +308,7 @@ def test_the_former_parameters_bring_back_the_former_results(
     run = Run.dvc(project, "repro")
     run.until(lambda: "> python stages tune" in run.output)
     time.sleep(2)
-    if way == "kill":
-        run.signal(signal.SIGKILL)
-    else:
-        run.stage().kill()
+    run.stage().kill()
     assert run.wait() != 0
     assert left_behind(project) == []
     assert len(finished.read()) - len(project.read()) == 1

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from project import ROOT, STUDIES, Project, set_params
+from project import Project, set_params
 
 # What Python announces of itself (docs.python.org/3/library/audit_events.html), for every process
 # that is started with this file on its path.
@@ -69,29 +67,6 @@ def test_other_data_and_networks_neither_unpickle_nor_connect(
 
     for command in ("check_params", "fetch_data", "tune adam"):
         run_audited(project, f"python stages {command}", tmp_path)
-
-
-SMALL_STUDIES: dict[str, Any] = runpy.run_path(str(ROOT / "tests/studies/small.py"))
-TRAINING = SMALL_STUDIES["TRAINING"]
-
-
-@pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which a study of each kind that computes has run."""
-    project: Project = SMALL_STUDIES["fresh"](tmp_path_factory.mktemp("studied"))
-    project.dvc("repro", f"{TRAINING}:arm@random_subspace", *STUDIED)
-    return project
-
-
-STUDIED = [f"{STUDIES}:gradients@adam", f"{STUDIES}:published"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [f"{TRAINING}:arm@random_subspace", *STUDIED])
-def test_a_study_neither_unpickles_nor_connects(
-    studied: Project, stage: str, tmp_path: Path
-) -> None:
-    run_audited(studied, SMALL_STUDIES["all_stages"](studied)[stage]["cmd"], tmp_path)
 
 
 def test_the_audit_sees_what_it_forbids(project: Project, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def own_study(name: str) -> Change:
         ),
         (
             train("rmsprop", optimizer="controls", hyperparameters={"keep": "all", "rank": 1}),
-            "train.hyperparameters = {'keep': 'all', 'rank': 1}; allowed: what controls takes",
+            "train.hyperparameters = {'keep': 'all', 'rank': 1}; allowed: values of lr, keep, rank",
         ),
     ],
 )

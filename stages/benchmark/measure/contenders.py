@@ -5,71 +5,68 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrg_adam import LRGAdam, truncate_grad_rank_
-from lrg_adam.flatten import square_side
 from lrg_adam.low_rank import OVERSAMPLING
 
 Step = Callable[[Sequence[Tensor]], None]
 Make = Callable[[Sequence[Tensor], int], Step]
 
 
-def stepping(
-    optimizer: torch.optim.Optimizer, weights: Sequence[Tensor], rank: int | None = None
-) -> Step:
-    """A function that hands gradients to an optimizer, behind the filter if there is a rank."""
+def stepping(weights: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> Step:
+    """A function that hands gradients to optimizers, each of which has some of the weights."""
 
     def step(gradients: Sequence[Tensor]) -> None:
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
-        if rank is not None:
-            truncate_grad_rank_(weights, rank, method="randomized")
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
     return step
 
 
 def adam(weights: Sequence[Tensor], _: int, *, fused: bool | None) -> Step:
     """Adam, which ignores the rank."""
-    return stepping(torch.optim.Adam(weights, fused=fused), weights)
+    return stepping(weights, torch.optim.Adam(weights, fused=fused))
 
 
-def lrg_adam(weights: Sequence[Tensor], rank: int, **options: Any) -> Step:  # noqa: ANN401
+def lrg_adam(weights: Sequence[Tensor], rank: int, *, method: str, batch_dims: int = 0) -> Step:
     """LRG-Adam with one of its methods; it ends with fused Adam."""
-    return stepping(LRGAdam(weights, rank=rank, fused=True, **options), weights)
+    optimizer = LRGAdam(weights, rank=rank, method=method, batch_dims=batch_dims, fused=True)
+    return stepping(weights, optimizer)
 
 
-def sgd(weights: Sequence[Tensor], rank: int | None) -> Step:
-    """SGD with momentum."""
-    return stepping(torch.optim.SGD(weights, momentum=0.9, fused=True), weights, rank)
+def sgd(weights: Sequence[Tensor], _: int) -> Step:
+    """SGD with momentum, which ignores the rank."""
+    return stepping(weights, torch.optim.SGD(weights, momentum=0.9, fused=True))
 
 
-def muon(weights: Sequence[Tensor], _: int) -> Step:
-    """Muon for the matrices and fused Adam for the rest, as Muon prescribes."""
-    matrices = [i for i, weight in enumerate(weights) if weight.ndim == 2]
-    rest = [i for i in range(len(weights)) if i not in matrices]
-    parts = [
-        (indices, stepping(optimizer([weights[i] for i in indices]), [weights[i] for i in indices]))
-        for indices, optimizer in (
-            (matrices, torch.optim.Muon),
-            (rest, partial(torch.optim.Adam, fused=True)),
-        )
-    ]
+def filtered_sgd(weights: Sequence[Tensor], rank: int) -> Step:
+    """The filter before SGD."""
+    optimizer = torch.optim.SGD(weights, momentum=0.9, fused=True)
 
     def step(gradients: Sequence[Tensor]) -> None:
-        for indices, part in parts:
-            part([gradients[i] for i in indices])
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        truncate_grad_rank_(weights, rank, method="randomized")
+        optimizer.step()
 
     return step
 
 
+def muon(weights: Sequence[Tensor], _: int) -> Step:
+    """Muon for the matrices and fused Adam for the rest, as Muon prescribes."""
+    matrices = [weight for weight in weights if weight.ndim == 2]
+    rest = [weight for weight in weights if weight.ndim != 2]
+    return stepping(weights, torch.optim.Muon(matrices), torch.optim.Adam(rest, fused=True))
+
+
 def filtered(approximate: Callable[[Tensor], Tensor], weights: Sequence[Tensor]) -> Step:
     """The published step, word for word, with any approximation of the gradient matrix."""
-    optimize = stepping(torch.optim.Adam(weights), weights)
+    optimize = stepping(weights, torch.optim.Adam(weights))
 
     def step(gradients: Sequence[Tensor]) -> None:
         vector = torch.cat([gradient.flatten() for gradient in gradients])
@@ -104,48 +101,21 @@ def svd_lowrank(weights: Sequence[Tensor], rank: int) -> Step:
     return filtered(approximate, weights)
 
 
-def power_sgd(weights: Sequence[Tensor], rank: int) -> Step:
-    """One warm-started half iteration per step and error feedback, on the whole gradient.
-
-    It does in one process what torch's `batched_powerSGD_hook` does between processes.
-    """
-    side = square_side(sum(weight.numel() for weight in weights))
-    right = torch.randn(side, rank, generator=torch.Generator().manual_seed(0))
-    error = torch.zeros(side, side)
-
-    def approximate(matrix: Tensor) -> Tensor:
-        nonlocal right, error
-        matrix = matrix + error
-        left = torch.linalg.qr(matrix @ torch.linalg.qr(right).Q).Q
-        right = matrix.mT @ left
-        result = left @ right.mT
-        error = matrix - result
-        return result
-
-    return filtered(approximate, weights)
-
-
-# The methods of LRG-Adam with their options.
-METHODS: dict[str, dict[str, Any]] = {
-    "svd": {"method": "svd"},
-    "gram": {"method": "gram"},
-    "randomized": {"method": "randomized"},
-}
+METHODS = ("svd", "gram", "randomized")
 # Contenders for one model, in table order.
 CONTENDERS: dict[str, Make] = {
     "Adam": partial(adam, fused=None),
     "Adam, fused": partial(adam, fused=True),
     "Muon": muon,
     "published (full SVD)": published,
-    **{name: partial(lrg_adam, **options) for name, options in METHODS.items()},
-    "SGD, fused": lambda weights, _: sgd(weights, None),
-    "randomized before SGD": sgd,
+    **{method: partial(lrg_adam, method=method) for method in METHODS},
+    "SGD, fused": sgd,
+    "randomized before SGD": filtered_sgd,
     "torch.svd_lowrank": svd_lowrank,
-    "PowerSGD": power_sgd,
 }
 # Contenders for a stack of models: those that take one.
 STACKED: dict[str, Make] = {
     "Adam": partial(adam, fused=None),
     "Adam, fused": partial(adam, fused=True),
-    **{name: partial(lrg_adam, batch_dims=1, **options) for name, options in METHODS.items()},
+    **{method: partial(lrg_adam, method=method, batch_dims=1) for method in METHODS},
 }

@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -20,36 +20,46 @@ if {"numpy", "torch"} & sys.modules.keys():
     raise ImportError("benchmark.steps must be imported before NumPy and torch")
 for name in INSTRUCTIONS:
     os.environ.pop(name)
-os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler, which counts memory, logs to stderr otherwise
+# The profiler, which counts memory, logs to stderr otherwise.
+os.environ |= {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
-from benchmark.measure.contenders import CONTENDERS, STACKED, Make, Step  # noqa: E402
-from benchmark.measure.problem import Problem, best_energy, square  # noqa: E402
+from benchmark.measure.contenders import CONTENDERS, STACKED, Step  # noqa: E402
+from benchmark.measure.problem import Problem, trained  # noqa: E402
 from benchmark.measure.timing import Call, medians, peak_bytes  # noqa: E402
 from experiment.stage import files  # noqa: E402
 from experiment.stage.data import Dataset  # noqa: E402
 from experiment.stage.params import read_params  # noqa: E402
-from experiment.training import progress  # noqa: E402
+from lrg_adam.flatten import to_square  # noqa: E402
 from lrg_adam.low_rank import OVERSAMPLING  # noqa: E402
 
 SIDES = (119, 316, 1000, 3162, 10_000)
 RANKS = (20, 64)
 STACK = 16
-GRADIENTS = 4
-# Some methods take time that grows with the cube of the side. They stop where a step takes seconds.
+# Some calls take time that grows with the cube of the side. They stop where one takes seconds.
 LARGEST_SIDE = {
     "published (full SVD)": 1000,
     "svd": 1000,
     "Muon": 1000,
     "gram": 3162,
+    "eigendecomposition": 1000,
+    "smallest error": 3162,
 }
-# A full eigendecomposition is timed up to this side.
-LARGEST_DECOMPOSITION = 1000
 ITERATIONS = 4  # of `randomized`, by default
-# The smallest possible error is computed in float64, up to this side.
-LARGEST_KNOWN_BEST = 3162
+# For some methods, the step behind their filter and the least work that the filter can do.
+LEAST = {
+    "gram": ("Adam, fused", "eigendecomposition"),
+    "randomized": ("Adam, fused", "products"),
+    "randomized before SGD": ("SGD, fused", "products"),
+}
+
+
+def affordable(name: str, side: int) -> bool:
+    """Whether a call is timed at this size."""
+    return side <= LARGEST_SIDE.get(name, side)
 
 
 def call(step: Step, turns: Iterator[Sequence[Tensor]]) -> None:
@@ -57,79 +67,10 @@ def call(step: Step, turns: Iterator[Sequence[Tensor]]) -> None:
     step(next(turns))
 
 
-def methods(
-    makes: Mapping[str, Make],
-    weights: Sequence[Tensor],
-    gradients: Sequence[Sequence[Tensor]],
-    problem: Problem,
-    rank: int,
-    seconds: float,
-) -> list[dict[str, Any]]:
-    """One row per contender: its time, its memory, and the quality of its approximation."""
-    steps = {
-        name: make(weights, rank)
-        for name, make in makes.items()
-        if problem.side <= LARGEST_SIDE.get(name, problem.side)
-    }
-    calls = {name: partial(call, step, cycle(gradients)) for name, step in steps.items()}
-    times = medians(calls, seconds)
-    size = sum(weight.numel() * weight.element_size() for weight in weights)
-    return [
-        {
-            "side": problem.side,
-            "models": problem.models,
-            "rank": rank,
-            "method": name,
-            "milliseconds_per_model": times[name] / problem.models,
-            "ratio_to_fused_adam": times[name] / times["Adam, fused"],
-            "peak_memory_in_gradients": peak_bytes(calls[name]) / size,
-            **quality(step, weights, gradients, problem, rank),
-        }
-        for name, step in steps.items()
-    ]
-
-
-def quality(
-    step: Step,
-    weights: Sequence[Tensor],
-    gradients: Sequence[Sequence[Tensor]],
-    problem: Problem,
-    rank: int,
-) -> dict[str, float | None]:
-    """Captured energy, and error beyond the smallest possible, each a mean over models."""
-    # In training order, which a warm-started method relies on.
-    for gradient in gradients:
-        step(gradient)
-    last = [g.reshape(problem.models, -1) for g in gradients[-1]]
-    kept = [w.grad.reshape(problem.models, -1) for w in weights if w.grad is not None]
-    before, after = torch.cat(last, 1).double(), torch.cat(kept, 1).double()
-    if torch.equal(before, after) or problem.side > LARGEST_KNOWN_BEST:
-        return {"captured_energy_of_best": None, "excess_error": None}
-    best = best_energy(square(last, problem.side), rank)
-    smallest = (before.square().sum(1) - best).clamp(min=0).sqrt()
-    error = (before - after).norm(dim=1)
-    return {
-        "captured_energy_of_best": float((after.square().sum(1) / best).mean()),
-        "excess_error": float((error / smallest - 1).mean()),
-    }
-
-
-def limits(
-    weights: Sequence[Tensor],
-    gradients: Sequence[Sequence[Tensor]],
-    problem: Problem,
-    rank: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """What steps take beyond fused Adam's, against the least that their method can take.
-
-    That is its products with the matrix, into memory that exists, or one eigendecomposition.
-    """
-    stacked = [[g.reshape(problem.models, -1) for g in gradient] for gradient in gradients]
-    matrix = square(stacked[-1], problem.side)
-    right = torch.randn(*matrix.shape[:-1], min(rank + OVERSAMPLING, problem.side))
+def least_work(matrix: Tensor, rank: int) -> dict[str, Call]:
+    """Products of `randomized`, into memory that exists, and the decomposition of `gram`."""
+    right = torch.randn(*matrix.shape[:-1], min(rank + OVERSAMPLING, matrix.shape[-1]))
     left, result = torch.empty_like(right), torch.empty_like(matrix)
-    c = matrix.mT @ matrix
 
     def products() -> None:
         for _ in range(ITERATIONS):
@@ -137,49 +78,55 @@ def limits(
             torch.matmul(matrix.mT, left, out=left)
         torch.matmul(left[..., :rank], right[..., :rank].mT, out=result)
 
-    makes = CONTENDERS if problem.models == 1 else STACKED
-    names = ["Adam, fused", "randomized"]
     calls: dict[str, Call] = {"products": products}
-    if problem.side <= LARGEST_DECOMPOSITION:
-        names.append("gram")
-        calls["eigendecomposition"] = partial(torch.linalg.eigh, c)
-    for name in names:
-        calls[name] = partial(call, makes[name](weights, rank), cycle(gradients))
-    times = medians(calls, seconds)
+    if affordable("eigendecomposition", matrix.shape[-1]):
+        calls["eigendecomposition"] = partial(torch.linalg.eigh, matrix.mT @ matrix)
+    return calls
 
-    def ratio(method: str, least: str) -> float | None:
-        return (times[method] - times["Adam, fused"]) / times[least] if least in times else None
 
-    return {
-        "side": problem.side,
-        "models": problem.models,
-        "rank": rank,
-        "milliseconds": times,
-        "randomized_over_its_products": ratio("randomized", "products"),
-        "gram_over_its_own_eigendecomposition": ratio("gram", "eigendecomposition"),
+def measure(problem: Problem, rank: int, seconds: float) -> list[dict[str, Any]]:
+    """One row per contender: its time, its memory, and the error of its approximation."""
+    side, models, weights, gradients = problem
+    matrix = to_square([g.reshape(models, -1) for g in gradients[-1]], 1, torch.float32)
+    makes = CONTENDERS if models == 1 else STACKED
+    steps = {name: make(weights, rank) for name, make in makes.items() if affordable(name, side)}
+    calls: dict[str, Call] = {
+        name: partial(call, step, cycle(gradients)) for name, step in steps.items()
     }
+    times = medians(calls | least_work(matrix, rank), seconds)
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    rows = []
+    for name, step in steps.items():
+        base, work = LEAST.get(name, ("", ""))
+        rows.append(
+            {
+                "side": side,
+                "models": models,
+                "rank": rank,
+                "method": name,
+                "milliseconds_per_model": times[name] / models,
+                "filter_over_its_least": (
+                    (times[name] - times[base]) / times[work] if work in times else None
+                ),
+                "peak_memory_in_gradients": peak_bytes(calls[name]) / size,
+                "excess_error": excess_error(step, problem, matrix, rank),
+            }
+        )
+    return rows
 
 
-def training_steps(problem: Problem, rank: int, seconds: float) -> list[dict[str, Any]]:
-    """One row per contender: a whole training step of the stack, with forward and backward pass."""
-    weights = list(problem.weights.values())
-
-    def whole(step: Step) -> None:
-        step(problem.backward())
-
-    calls = {name: partial(whole, make(weights, rank)) for name, make in STACKED.items()}
-    times = medians({**calls, "passes": problem.backward}, seconds)
-    return [
-        {
-            "method": name,
-            "models": problem.models,
-            "rank": rank,
-            "milliseconds_per_model": times[name] / problem.models,
-            "ratio_to_fused_adam": times[name] / times["Adam, fused"],
-            "share_of_optimizer": 1 - times["passes"] / times[name],
-        }
-        for name in calls
-    ]
+def excess_error(step: Step, problem: Problem, matrix: Tensor, rank: int) -> float | None:
+    """Error beyond the smallest possible, as a share of it, computed in float64; mean of models."""
+    step(problem.gradients[-1])
+    kept = [w.grad.reshape(problem.models, -1) for w in problem.weights if w.grad is not None]
+    after = to_square(kept, 1, torch.float32)
+    if torch.equal(matrix, after) or not affordable("smallest error", problem.side):
+        return None
+    wide = matrix.double()
+    values = torch.linalg.eigvalsh(wide.mT @ wide)
+    smallest = values[..., :-rank].clamp(min=0).sum(-1).sqrt()
+    error = torch.linalg.matrix_norm(wide - after)
+    return float((error / smallest - 1).mean())
 
 
 def main(*arguments: str) -> None:
@@ -189,34 +136,16 @@ def main(*arguments: str) -> None:
     parser.add_argument("--seconds", type=float, default=3, help="for each table of one side")
     options = parser.parse_args(arguments)
     data = Dataset.read(read_params().data.name)
-    steps, least, training = [], [], []
-    for side in progress.bar(options.sides, desc="benchmark", unit="side"):
-        problem_of = partial(
-            Problem, data, side, gradients=GRADIENTS, warm_up=20 if side <= 1000 else 2
-        )
-        problem = problem_of(models=1)
-        weights, gradients = problem.single()
-        for rank in RANKS:
-            steps += methods(CONTENDERS, weights, gradients, problem, rank, options.seconds)
-            least.append(limits(weights, gradients, problem, rank, options.seconds / 2))
-        if side == options.sides[0]:
-            stack = problem_of(models=STACK)
-            weights = list(stack.weights.values())
+    rows = []
+    for side in tqdm(options.sides, desc="benchmark", unit="side"):
+        for models in (1, STACK) if side == options.sides[0] else (1,):
+            problem = trained(data, side, models, warm_up=20 if side <= 1000 else 2)
             for rank in RANKS:
-                steps += methods(STACKED, weights, stack.gradients, stack, rank, options.seconds)
-                least.append(limits(weights, stack.gradients, stack, rank, options.seconds / 2))
-                training += training_steps(stack, rank, options.seconds)
-    files.write_json(
-        Path("metrics/benchmark.json"),
-        {
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "threads": torch.get_num_threads(),
-                "instructions": torch.backends.cpu.get_cpu_capability(),
-                "torch": torch.__version__,
-            },
-            "steps": steps,
-            "against_the_least": least,
-            "training_steps": training,
-        },
-    )
+                rows += measure(problem, rank, options.seconds)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+    files.write_json(Path("metrics/benchmark.json"), {"machine": machine, "steps": rows})

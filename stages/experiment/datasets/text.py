@@ -1,6 +1,6 @@
 """Predict the next character of English prose: the data set descriptions that scikit-learn ships.
 
-As in text8 (Mahoney, 2006), everything but the letters a to z becomes a space.
+Everything but the letters a to z becomes a space.
 """
 
 from __future__ import annotations

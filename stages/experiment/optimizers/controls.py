@@ -15,7 +15,6 @@ from torch import Tensor
 
 from experiment.stage.randomness import stream
 from experiment.training.arithmetic import projected, spectrum, truncate
-from experiment.training.optimizer import filtered
 from lrg_adam.flatten import from_square, square_side, to_square
 
 STACKED = True
@@ -51,9 +50,9 @@ def create(
     chosen: Filter
     match keep, rank, energy:
         case "random", int(), None:
-            chosen = RandomSubspace(rank, streams(weights[0], "random subspace"))
+            chosen = random_subspace(rank, streams(weights[0], "random subspace"))
         case "permuted", int(), None:
-            chosen = PermutedEntries(rank, side, streams(weights[0], "permuted entries"))
+            chosen = permuted_entries(rank, side, streams(weights[0], "permuted entries"))
         case "rest", int(), None if rank < side:
             chosen = partial(rest, rank=rank)
         case "energy", None, float() | int() if 0 < energy <= 1:
@@ -64,7 +63,8 @@ def create(
                 "the matrix for rest, or energy with an energy above 0 and at most 1"
             )
     adam = torch.optim.Adam(weights, lr=lr, fused=True)
-    return filtered(adam, partial(filter_gradients, weights, chosen))
+    adam.register_step_pre_hook(lambda *_: filter_gradients(weights, chosen))
+    return adam
 
 
 def filter_gradients(weights: Sequence[Tensor], chosen: Filter) -> None:
@@ -88,42 +88,36 @@ def streams(weights: Tensor, name: str) -> list[np.random.Generator]:
     return [stream(crc32(one.numpy().tobytes()), name) for one in weights.detach().cpu()]
 
 
-class RandomSubspace:
+def random_subspace(rank: int, draw_from: Sequence[np.random.Generator]) -> Filter:
     """Project onto `rank` random directions, drawn anew for each step and replicate.
 
     The result has the form of the best approximation, (G V) V^T, but V is independent of G.
     """
 
-    def __init__(self, rank: int, draw_from: Sequence[np.random.Generator]) -> None:
-        self._rank = rank
-        self._streams = draw_from
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        """Filter the gradient matrices (R, n, n), one for each stream."""
-        shape = (matrix.shape[-1], self._rank)
-        drawn = np.stack([one.standard_normal(shape, np.float32) for one in self._streams])
+    def chosen(matrix: Tensor) -> Tensor:
+        shape = matrix.shape[-1], rank
+        drawn = np.stack([one.standard_normal(shape, np.float32) for one in draw_from])
         basis = torch.linalg.qr(torch.from_numpy(drawn).to(matrix.device)).Q
         return projected(matrix, basis)
 
+    return chosen
 
-class PermutedEntries:
+
+def permuted_entries(rank: int, side: int, draw_from: Sequence[np.random.Generator]) -> Filter:
     """Permute the entries of the matrix, truncate it, and put the entries back.
 
     Each replicate has its own permutation, the same at every step. It destroys the matrix structure
     of the gradient but keeps its entries.
     """
+    orders = torch.from_numpy(np.stack([one.permutation(side**2) for one in draw_from]))
 
-    def __init__(self, rank: int, side: int, draw_from: Sequence[np.random.Generator]) -> None:
-        self._rank = rank
-        drawn = np.stack([one.permutation(side**2) for one in draw_from])
-        self._order = torch.from_numpy(drawn)
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        """Filter the gradient matrices (R, n, n), one for each stream."""
-        order = self._order.to(matrix.device)
+    def chosen(matrix: Tensor) -> Tensor:
+        order = orders.to(matrix.device)
         permuted = matrix.flatten(-2).gather(-1, order).view_as(matrix)
-        filtered = truncate(permuted, self._rank).flatten(-2)
-        return torch.empty_like(filtered).scatter_(-1, order, filtered).view_as(matrix)
+        truncated = truncate(permuted, rank).flatten(-2)
+        return torch.empty_like(truncated).scatter_(-1, order, truncated).view_as(matrix)
+
+    return chosen
 
 
 def rest(matrix: Tensor, rank: int) -> Tensor:

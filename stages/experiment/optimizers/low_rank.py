@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiment.training.optimizer import filtered, imported
+from experiment.training.optimizer import imported, needs_closure
 from lrg_adam import truncate_grad_rank_
 
 
@@ -40,7 +40,7 @@ def create(
     steps = count()
     laid_out = [turned(parameter.detach()) for parameter in params]
 
-    def truncate() -> None:
+    def truncate(*_: object) -> None:
         for parameter, one in zip(params, laid_out, strict=True):
             one.grad = None if parameter.grad is None else turned(parameter.grad)
         truncate_grad_rank_(
@@ -54,4 +54,10 @@ def create(
         for parameter, one in zip(params, laid_out, strict=True):
             parameter.grad = None if one.grad is None else turned(one.grad).contiguous()
 
-    return filtered(imported(base, "hyperparameters.base")(params, lr=lr, **options), truncate)
+    optimizer: torch.optim.Optimizer
+    optimizer = imported(base, "hyperparameters.base")(params, lr=lr, **options)
+    if needs_closure(optimizer):
+        # It computes its gradients within the step, after the filter.
+        raise TypeError(f"{base} needs a closure, and cannot be filtered")
+    optimizer.register_step_pre_hook(truncate)
+    return optimizer

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from types import TracebackType
 
 from experiment.stage import environment  # First: torch and NumPy read them when they load.
 
@@ -40,13 +39,7 @@ def stage(name: str) -> Iterator[None]:
     A mistake that the user can fix ends the process with exit status 1 and without a traceback. So
     does an input that is edited while the stage runs: DVC records the inputs as they are when the
     stage ends, so a result of the old input would pass for one of the new input.
-
-    Args:
-        name: the module of the stage.
-
     """
-    # Set for the whole process: Ctrl-C may come while the stage still loads its libraries.
-    sys.excepthook = _uncaught
     try:
         with files.unchanged(), code.unchanged():
             environment.prove()
@@ -54,19 +47,13 @@ def stage(name: str) -> Iterator[None]:
             yield
     except UserError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
-
-
-def _uncaught(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    if issubclass(kind, KeyboardInterrupt):
+    except KeyboardInterrupt:
         print(
             "\ninterrupted: `dvc repro` goes on from the last finished piece of work",
             file=sys.stderr,
         )
-    else:
-        sys.__excepthook__(kind, error, traceback)
+        sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")

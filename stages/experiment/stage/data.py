@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiment.stage import files, plugins
-from experiment.stage.errors import UserError
+from experiment.stage.errors import UserError, reason
 from experiment.stage.params import Data
 from experiment.stage.randomness import stream
 
@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
         """Read the file that the stage fetch_data writes; a damaged one raises UserError."""
         path = data_file(name)
         names = [f"{axis}_{part}" for part in cls._fields for axis in Split._fields]
-        x_and_y = iter(_arrays(path, *names))
+        x_and_y = iter(files.read_arrays(path, *names))
         read = cls(*map(Split, x_and_y, x_and_y))
         _check(read, f"{path}: ")
         return read
@@ -64,15 +64,9 @@ def data_file(name: str) -> Path:
 
 
 def title(name: str) -> str:
-    """The title of the data set in figures; its samples are not read."""
-    return str(files.read_arrays(data_file(name), "title")["title"])
-
-
-def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    arrays = files.read_arrays(path)
-    if missing := [name for name in names if name not in arrays]:
-        raise UserError(f"{path}: no array {missing[0]!r}; `dvc repro -f fetch_data`")
-    return [arrays[name] for name in names]
+    """The title of the data set in figures."""
+    (found,) = files.read_arrays(data_file(name), "title")
+    return str(found)
 
 
 def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Dataset, str]:
@@ -87,25 +81,18 @@ def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Data
         The data, and their title in figures: the module's `TITLE`, or else its name.
 
     Raises:
-        UserError: there is no such module, it does not take the options, or its samples are not
-            as `Split` describes them.
+        UserError: the module is missing, fails, or returns what `Split` does not describe.
 
     """
     module = plugins.module("datasets", given.name, f"{where}.name")
-    create = plugins.function("datasets", given.name, module)
-    arguments = plugins.arguments(
-        create,
-        given.options,
-        Data.model_fields,
-        where,
-        rng=stream(seed, "data", given.name),
-    )
+    rng = stream(seed, "data", given.name)
+    options = plugins.arguments(module.load, given.options, Data.model_fields, where, rng=rng)
     try:
-        dataset = create(**arguments)
-    except (ImportError, ValueError) as error:
-        if plugins.while_importing(error):
-            raise plugins.not_loaded("datasets", given.name, error) from None
-        raise UserError(f"{where}: {given.name} rejected its options: {error}") from None
+        dataset = module.load(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: {given.name} cannot be loaded: {reason(error)}") from None
     _check(dataset, f"stages/experiment/datasets/{given.name}.py: ")
     if given.flipped:
         labels = stream(seed, "data", "flipped labels")
@@ -129,45 +116,29 @@ def flipped(split: Split, share: float, rng: np.random.Generator) -> Split:
 def _check(dataset: Dataset, where: str) -> None:
     """Raise UserError for the first part with a wrong type, shape or class."""
     if not (isinstance(dataset, Dataset) and all(isinstance(part, Split) for part in dataset)):
-        raise UserError(
-            f"{where}load returns {type(dataset).__name__}; allowed: a Dataset of Splits"
-        )
+        found = type(dataset).__name__
+        raise UserError(f"{where}load returns {found}; allowed: a Dataset of Splits")
     for part, (x, y) in zip(Dataset._fields, dataset, strict=True):
-        for name, array, dtype, axes in (
-            (f"x_{part}", x, "float32", 2),
-            (f"y_{part}", y, "int64", 1),
-        ):
+        for name, array, dtype, axes in (("x", x, "float32", 2), ("y", y, "int64", 1)):
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != axes:
                 found = getattr(array, "dtype", type(array).__name__)
                 raise UserError(
-                    f"{where}{name} is {found} of shape {np.shape(array)}; allowed: {dtype} with "
-                    f"{'a row per sample' if axes == 2 else 'a class per sample'}"
+                    f"{where}{name}_{part} is {found} of shape {np.shape(array)}; allowed: {dtype} "
+                    f"with {'a row per sample' if axes == 2 else 'a class per sample'}"
                 )
+        columns, classes = dataset.train.inputs, np.arange(len(np.unique(dataset.train.y)))
         if len(x) != len(y) or len(y) == 0:
             raise UserError(
                 f"{where}x_{part} has {len(x)} rows and y_{part} has {len(y)}; "
                 "allowed: the same number, at least 1"
             )
-        if x.shape[1] != dataset[0].x.shape[1]:
+        if x.shape[1] != columns or not np.isfinite(x).all():
             raise UserError(
-                f"{where}x_{part} has {x.shape[1]} columns; allowed: as x_train, "
-                f"{dataset[0].x.shape[1]}"
+                f"{where}x_{part} has {x.shape[1]} columns and {(~np.isfinite(x)).sum()} entries "
+                f"that are not finite; allowed: {columns} columns of finite numbers, as in x_train"
             )
-        if not np.isfinite(x).all():
-            raise UserError(f"{where}x_{part} is not finite; allowed: finite numbers")
-    known = np.unique(dataset[0].y)
-    if len(known) < 2 or not np.array_equal(known, np.arange(len(known))):
-        raise UserError(
-            f"{where}y_train holds the classes {_few(known)}; allowed: 0 to C - 1, each of at "
-            "least 2 classes in the training samples"
-        )
-    for part, split in zip(Dataset._fields, dataset, strict=True):
-        if unknown := sorted(set(split.y.tolist()) - set(known.tolist())):
+        if len(classes) < 2 or not np.isin(y, classes).all():
             raise UserError(
-                f"{where}y_{part} holds the classes {_few(np.array(unknown))}; allowed: those of "
-                f"y_train, 0 to {len(known) - 1}"
+                f"{where}y_{part} holds the classes {np.unique(y)[:10].tolist()}; allowed: 0 to "
+                "C - 1, each of at least 2 classes in the training samples"
             )
-
-
-def _few(values: NDArray[Any]) -> str:
-    return ", ".join(map(str, values[:10])) + (" ..." if len(values) > 10 else "")

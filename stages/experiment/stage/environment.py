@@ -58,13 +58,6 @@ def prove() -> None:
         )
 
 
-def restart() -> None:
-    """Start this process again, once, if it began with a library loaded, as by sitecustomize."""
-    # Windows cannot replace a process; the stage then ends with the line of `prove`.
-    if os.name == "posix" and "restarted" not in sys._xoptions and any(_differences()):
-        os.execv(sys.executable, [sys.executable, "-X", "restarted", *sys.orig_argv[1:]])
-
-
 def _differences() -> Iterator[str]:
     for library in threadpool_info():
         if library["num_threads"] != 1:

@@ -10,12 +10,13 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment.stage.errors import UserError, changed
+from experiment.stage.errors import UserError, changed, reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,32 +65,23 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON, with one line per row or column of a table.
+    """Write a mapping of finite JSON values, with one line per row or column of a table.
 
-    Args:
-        path: the file.
-        content: JSON values; a table is a list of rows, see `rows`, or a mapping of columns. DVC
-            plots lists of rows, and joins several of them in one file side by side.
-
-    Raises:
-        ValueError: a number is not finite.
-
+    A table is a list of rows, see `rows`, or a mapping of columns. DVC plots lists of rows, and
+    joins several of them in one file side by side.
     """
     entries = ",\n".join(f"  {json.dumps(key)}: {_text(value)}" for key, value in content.items())
     write(path, f"{{\n{entries}\n}}\n".encode())
 
 
 def _text(value: object) -> str:
+    dump = partial(json.dumps, allow_nan=False)
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        lines = ",\n".join(f"    {json.dumps(row, allow_nan=False)}" for row in value)
-        return f"[\n{lines}\n  ]"
+        return "[\n    " + ",\n    ".join(map(dump, value)) + "\n  ]"
     if isinstance(value, Mapping) and all(isinstance(column, list) for column in value.values()):
-        lines = ",\n".join(
-            f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}"
-            for name, column in value.items()
-        )
-        return f"{{\n{lines}\n  }}"
-    return json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+        columns = (f"{dump(name)}: {dump(column)}" for name, column in value.items())
+        return "{\n    " + ",\n    ".join(columns) + "\n  }"
+    return dump(value, indent=2).replace("\n", "\n  ")
 
 
 def read_json(path: Path, *keys: str) -> Json:
@@ -113,24 +105,12 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 def read_rows(path: Path, key: str, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
     """Read a table, in rows or columns, under a key of a JSON file.
 
-    Args:
-        path: the file.
-        key: key of the table.
-        columns: required columns.
-        other: columns that need not hold numbers.
-
-    Raises:
-        UserError: there is no such table, it has no rows or lacks a column, or a column that is not
-            in `other` does not hold numbers.
-
+    UserError is raised if it has no rows or lacks one of `columns`, or one that is not in `other`
+    does not hold numbers.
     """
     import pandas as pd
 
-    try:
-        table = pd.DataFrame(read_json(path, key)[key])
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: {key} is not a table: {error}") from None
-    return _checked(path, table, columns, other)
+    return _table(path, lambda: pd.DataFrame(read_json(path, key)[key]), columns, other)
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -142,24 +122,17 @@ def read_csv(path: Path, *columns: str, other: Collection[str] = ()) -> pd.DataF
     """Read a table that `write_csv` wrote; arguments and errors are those of `read_rows`."""
     import pandas as pd
 
-    try:
-        table = pd.read_csv(io.BytesIO(read(path)))
-    except ValueError as error:  # the base of pandas' own errors
-        raise UserError(f"{path}: not a table: {' '.join(str(error).split())}") from None
-    return _checked(path, table, columns, other)
+    return _table(path, lambda: pd.read_csv(io.BytesIO(read(path))), columns, other)
 
 
-def _checked(
-    path: Path, table: pd.DataFrame, columns: Collection[str], other: Collection[str]
+def _table(
+    path: Path, parse: Callable[[], pd.DataFrame], columns: Sequence[str], other: Collection[str]
 ) -> pd.DataFrame:
-    import pandas as pd
-
-    for column in columns:
-        if column not in table:
-            raise UserError(f"{path}: no column {column}")
-    for column in table.columns.difference(list(other)):
-        if not (pd.api.types.is_numeric_dtype(table[column]) or table[column].isna().all()):
-            raise UserError(f"{path}: column {column}: not all numbers")
+    try:
+        table = parse()
+        table[list(columns)].astype({name: float for name in columns if name not in other})
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"{path}: no table of {', '.join(columns)}: {reason(error)}") from None
     if table.empty:
         raise UserError(f"{path}: no rows")
     return table
@@ -196,15 +169,14 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write(path, buffer.getvalue())
 
 
-def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
-    """Read what `write_arrays` wrote, or these arrays alone; a damaged file raises UserError."""
+def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
+    """Read arrays that `write_arrays` wrote; a damaged file raises UserError."""
     import numpy as np
 
+    content = read(path)
     try:
-        with np.load(path if names else io.BytesIO(read(path)), allow_pickle=False) as archive:
-            return {name: archive[name] for name in names or archive.files}
-    except FileNotFoundError:
-        raise
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return [archive[name] for name in names]
     except Exception as error:  # a damaged archive raises errors of many types
         raise UserError(f"{path}: damaged, `dvc repro -f fetch_data` renews it: {error}") from None
 

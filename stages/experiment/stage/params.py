@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from experiment.stage.schema import (
+    HYPERPARAMETERS,
     MODULE,
     Hyperparameter,
     LearningRates,
@@ -23,7 +24,7 @@ from experiment.stage.schema import (
 PARAMS_FILE = Path("params.yaml")
 
 
-class _Brought(Section):
+class _PlugIn(Section):
     """A module that the user selects, and its options."""
 
     # A user's module may take more keys; `plugins.arguments` checks them.
@@ -37,7 +38,7 @@ class _Brought(Section):
         return self.model_dump(exclude={"name"})
 
 
-class Data(_Brought):
+class Data(_PlugIn):
     """The data set."""
 
     train: Whole = whole(1, 10_000_000)
@@ -46,7 +47,7 @@ class Data(_Brought):
     flipped: Real = Field(ge=0, lt=1, description="a number of at least 0 and below 1")
 
 
-class Model(_Brought):
+class Model(_PlugIn):
     """The network."""
 
     hidden: list[Annotated[Whole, Field(ge=1, le=4096)]] = Field(
@@ -117,8 +118,8 @@ class Params(TrainingParams):
     rank: Annotated[int | Literal["tuned"], rank_or("tuned")] = Field(
         description="tuned, or a whole number from 1 to the side of the gradient matrix"
     )
-    adam: dict[str, Hyperparameter] = Field(description="a section of hyperparameters")
-    lrg_adam: dict[str, Hyperparameter] = Field(description="a section of hyperparameters")
+    adam: dict[str, Hyperparameter] = Field(description=HYPERPARAMETERS)
+    lrg_adam: dict[str, Hyperparameter] = Field(description=HYPERPARAMETERS)
     tune: Tune
     final_train: FinalTrain
     compare: Compare

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
@@ -20,16 +19,10 @@ PLUGINS = Path(__file__).parents[1]
 
 
 def module(package: str, name: str, where: str) -> ModuleType:
-    """Import the module `name` of a package.
+    """Import the module `name` of datasets, networks or optimizers.
 
-    Args:
-        package: datasets, networks or optimizers.
-        name: of the module, without `.py`.
-        where: the key whose value is the name, such as `params.yaml: model.name`.
-
-    Raises:
-        UserError: there is no such module, or it cannot be loaded.
-
+    UserError is raised if there is no such module (`where` is the key of its name), it cannot be
+    imported, or it lacks its function, `load` or `create`.
     """
     there = sorted(
         path.stem for path in (PLUGINS / package).glob("*.py") if path.stem != "__init__"
@@ -39,33 +32,18 @@ def module(package: str, name: str, where: str) -> ModuleType:
             f"{where} = {name!r}; allowed: a module in stages/experiment/{package}: "
             f"{', '.join(there)}"
         )
+    file = f"stages/experiment/{package}/{name}.py"
     try:
-        return import_module(f"experiment.{package}.{name}")
+        found = import_module(f"experiment.{package}.{name}")
     except Exception as error:
-        raise not_loaded(package, name, error) from None
-
-
-def not_loaded(package: str, name: str, error: Exception) -> UserError:
-    """The error for a module that cannot be loaded, or that loads a library that cannot."""
-    return UserError(f"stages/experiment/{package}/{name}.py cannot be imported: {reason(error)}")
-
-
-def while_importing(error: Exception) -> bool:
-    """Whether an import raised the error."""
-    frames = extract_tb(error.__traceback__)
-    return any(frame.filename.startswith("<frozen importlib") for frame in frames)
-
-
-def function(package: str, name: str, found: ModuleType) -> Callable[..., Any]:
-    """The function `load` or `create` of a module; a missing one raises UserError."""
-    attribute = "load" if package == "datasets" else "create"
-    called = getattr(found, attribute, None)
-    if not callable(called):
+        raise UserError(f"{file} cannot be imported: {reason(error)}") from None
+    function = "load" if package == "datasets" else "create"
+    if not callable(getattr(found, function, None)):
         raise UserError(
-            f"stages/experiment/{package}/{name}.py has no function {attribute}; allowed: one, see "
+            f"{file} has no function {function}; allowed: one, see "
             f"stages/experiment/{package}/__init__.py"
         )
-    return called
+    return found
 
 
 def arguments(
@@ -80,9 +58,9 @@ def arguments(
 
     Args:
         function: of a module in a package.
-        options: what the user has set, by name.
+        options: what the user has set in the section `where`.
         known: names that may be set whether or not the function takes them.
-        where: the section that holds the options, such as `params.yaml: model`.
+        where: for messages, such as `params.yaml: model`.
         positional: arguments that the function gets before them.
         provided: further arguments, which the function gets if it takes them.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Annotated, Any, Self, TypeVar, get_args, get_origin
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
     StrictFloat,
     StrictInt,
+    StrictStr,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -40,13 +38,6 @@ class Section(BaseModel):
 Model = TypeVar("Model", bound=Section)
 
 
-def _reject_bool(value: object) -> object:
-    # Pydantic reads `true` as 1; in a params file it is a mistake.
-    if isinstance(value, bool):
-        raise ValueError("a truth value is not a number")
-    return value
-
-
 def _ascend(values: list[float]) -> list[float]:
     # Ends and neighbours in a grid depend on its order, and a duplicate would count twice.
     if any(low >= high for low, high in pairwise(values)):
@@ -54,9 +45,9 @@ def _ascend(values: list[float]) -> list[float]:
     return values
 
 
-# A quoted number is read as a number.
-Whole = Annotated[int, BeforeValidator(_reject_bool)]
-Real = Annotated[float, BeforeValidator(_reject_bool)]
+# Strict: pydantic would read `true` as 1.
+Whole = StrictInt
+Real = StrictFloat
 Ascending = AfterValidator(_ascend)
 LearningRate = Annotated[Real, Field(ge=1e-8, le=10)]
 LearningRateGrid = Annotated[list[LearningRate], Field(min_length=1), Ascending]
@@ -109,28 +100,26 @@ class Interval(SearchInterval):
 
 
 INTERVAL = "an interval {low, high, log}: two numbers, low below high, and above 0 if log is true"
+HYPERPARAMETERS = (
+    f"for each hyperparameter a number, a word, true, false, a list of numbers, or {INTERVAL}"
+)
+
+
+_Value = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
+_HYPERPARAMETER: TypeAdapter[Any] = TypeAdapter(
+    _Value | Annotated[list[_Value], Field(min_length=1)] | Interval
+)
 
 
 def _hyperparameter(value: object) -> object:
-    if isinstance(value, dict):
-        try:
-            return Interval.model_validate(value)
-        except ValidationError:
-            raise ValueError(INTERVAL) from None
-    for one in value if isinstance(value, list) and value else [value]:
-        if not isinstance(one, bool | int | float | str):
-            raise ValueError("neither a number nor a word")
-        if isinstance(one, float) and not math.isfinite(one):
-            raise ValueError("not finite")
-    return value
+    try:
+        return _HYPERPARAMETER.validate_python(value)
+    except ValidationError:  # it has a message for each member of the union
+        raise ValueError(INTERVAL) from None
 
 
 # A keyword of an optimizer, fixed or searched.
-Hyperparameter = Annotated[
-    Any,
-    PlainValidator(_hyperparameter),
-    Field(description=f"a number, a word, true, false, a list of numbers, or {INTERVAL}"),
-]
+Hyperparameter = Annotated[Any, PlainValidator(_hyperparameter)]
 
 
 class LearningRates(SearchInterval):
@@ -141,12 +130,7 @@ class LearningRates(SearchInterval):
 
 
 def read_yaml(path: Path, model: type[Model]) -> Model:
-    """Read a YAML file, which `files.unchanged` watches from now on.
-
-    Raises:
-        UserError: one line per key that is unknown, missing, of the wrong type or out of range.
-
-    """
+    """Read a YAML file; UserError has one line per mistake, see `checked`."""
     content = files.read(path)
     try:
         # YAML 1.2, as DVC reads it. PyYAML reads 010 as eight and 1:30 as ninety, and accepts
@@ -160,64 +144,43 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
 
 
 def checked(model: type[Model], raw: object, where: str) -> Model:
-    """Validate the values, or raise UserError with one line per mistake, each after `where`.
-
-    Args:
-        model: the expected model.
-        raw: a mapping as read from YAML.
-        where: the file, and the section within it, such as `params.yaml: `.
-
-    """
+    """Validate what YAML held; UserError has one line per mistake, each after `where`."""
     try:
-        return model.model_validate(_named(raw))
+        return model.model_validate(raw)
     except ValidationError as error:
         lines = [f"{where}{_describe(model, problem)}" for problem in error.errors()]
         # A value may break several rules at once.
         raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-    """The same value with printable keys; YAML allows keys of any type."""
-    if isinstance(value, dict):
-        return {
-            key if isinstance(key, str) and key.isprintable() else repr(key): _named(inner)
-            for key, inner in value.items()
-        }
-    return value
-
-
 def _describe(model: type[Section], problem: ErrorDetails) -> str:
     # Integers in the location are positions in a list; the error belongs to the list's key.
     path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
     key, value = ".".join(path), problem["input"]
+    parent, allowed = _field(model, path[:-1])
     match problem["type"]:
-        case "value_error" if isinstance(value, dict) and {"low", "high"} <= value.keys():
-            return f"{key} = {value}; allowed: {problem['ctx']['error']}"
-        case "missing":
-            return f"{key} is missing; allowed: {_allowed(model, path)}"
+        case "invalid_key":  # YAML allows keys of any type
+            return f"unknown key {value!r}; allowed: {allowed}"
         case "extra_forbidden":
-            known = list(_annotation(model, path[:-1]).model_fields)
+            known = list(parent.model_fields)
             likely = get_close_matches(path[-1], known, n=1) or known
             return f"unknown key {key} = {value!r}; allowed in its place: {', '.join(likely)}"
-    return f"{key} = {value!r}; allowed: {_allowed(model, path)}"
+        case "value_error" if isinstance(value, dict) and {"low", "high"} <= value.keys():
+            return f"{key} = {value}; allowed: {problem['ctx']['error']}"
+    allowed = _field(model, path)[1]
+    found = "is missing" if problem["type"] == "missing" else f"= {value!r}"
+    return f"{key} {found}; allowed: {allowed}"
 
 
-def _annotation(model: Any, path: list[str]) -> Any:  # noqa: ANN401 - a model or a leaf's type
+def _field(model: Any, path: list[str]) -> tuple[Any, str]:  # noqa: ANN401 - a type
+    """The type of the field at the end of a path, and what is allowed there."""
+    allowed = ""
     for name in path:
-        # A mapping has arbitrary keys, and values of one type.
-        values = get_args(model)[1:] if get_origin(model) is dict else ()
-        model = values[0] if values else model.model_fields[name].annotation
-    return model
-
-
-def _allowed(model: type[Section], path: list[str]) -> str:
-    *sections, name = path
-    parent = _annotation(model, sections)
-    if get_origin(parent) is dict:
-        values = get_args(parent)[1]
-        if get_origin(values) is Annotated:
-            (field,) = (one for one in get_args(values) if isinstance(one, FieldInfo))
-            return str(field.description)
-        return f"a section with {', '.join(values.model_fields)}"
-    field = parent.model_fields[name]
-    return field.description or f"a section with {', '.join(field.annotation.model_fields)}"
+        if get_origin(model) is dict:  # of arbitrary keys, and values of one type
+            model = get_args(model)[1]
+        else:
+            field = model.model_fields[name]
+            model, allowed = field.annotation, field.description
+    if hasattr(model, "model_fields"):
+        allowed = f"a section with {', '.join(model.model_fields)}"
+    return model, allowed

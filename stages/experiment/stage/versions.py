@@ -33,19 +33,23 @@ MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where their names diff
 
 
 def check(stage: str) -> None:
-    """Check that the decisive packages are installed in the versions that the stage requires.
+    """Raise UserError with a line for each decisive package that is not installed as pinned.
 
     DVC sees only the pins; it could not tell results from other versions apart.
-
-    Raises:
-        UserError: one line per package that is not pinned, or not installed as pinned.
-
     """
+    path = LISTED_FILE_OF_STUDIES if stage.startswith("studies.") else LISTED_FILE
     if stage in CHECKS:
-        _check(pinned(), CONSTRAINTS_FILE)
+        path, wanted = CONSTRAINTS_FILE, pinned()
     else:
-        path = LISTED_FILE_OF_STUDIES if stage.startswith("studies.") else LISTED_FILE
-        _check(files.read_json(path, "versions")["versions"], path)
+        wanted = files.read_json(path, "versions")["versions"]
+    problems = [
+        f"{path}: {name}=={pin}, but {installed(name)} is installed; allowed: the same, by "
+        f'`pip install -c {CONSTRAINTS_FILE} -e ".[pipeline]"` or by an edit of {CONSTRAINTS_FILE}'
+        for name, pin in wanted.items()
+        if installed(name) != pin
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
@@ -75,14 +79,3 @@ def installed(name: str) -> str:
     if origin.resolve() != Path(str(found.locate_file(f"{module}/__init__.py"))).resolve():
         return f"another in {origin.parent}"
     return found.version.partition("+")[0]
-
-
-def _check(wanted: dict[str, str], path: Path) -> None:
-    problems = [
-        f"{path}: {name}=={pin}, but {installed(name)} is installed; allowed: the same, by "
-        f'`pip install -c {CONSTRAINTS_FILE} -e ".[pipeline]"` or by an edit of {CONSTRAINTS_FILE}'
-        for name, pin in wanted.items()
-        if installed(name) != pin
-    ]
-    if problems:
-        raise UserError("\n".join(problems))

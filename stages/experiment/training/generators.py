@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,39 +19,32 @@ class Generators:
     """
 
     def __init__(self, seed: int) -> None:
-        outside = _states()
-        torch.manual_seed(seed)
-        mtrand.set_bit_generator(MT19937(seed))
-        random.seed(seed)
-        self._own = _states()
-        _restore(outside)
+        torchs = torch.Generator().manual_seed(seed).get_state()
+        gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+        self._states: tuple[Any, ...] = (
+            torchs,
+            MT19937(seed),
+            random.Random(seed).getstate(),
+            [torch.Generator(f"cuda:{gpu}").manual_seed(seed).get_state() for gpu in gpus],
+        )
 
     @contextmanager
-    def active(self, *, advance: bool = True) -> Iterator[None]:
-        """Put the generators in place, and the outer ones back at the end.
-
-        Args:
-            advance: whether the next use goes on after the draws of this one, or repeats them.
-
-        """
-        outside = _states()
-        _restore(self._own if advance else copy.deepcopy(self._own))
+    def active(self) -> Iterator[None]:
+        """Put the generators in place, and the outer ones back at the end."""
+        outside = _exchanged(self._states)
         try:
             yield
         finally:
-            if advance:
-                self._own = _states()
-            _restore(outside)
+            self._states = _exchanged(outside)
 
 
-def _states() -> tuple[Any, ...]:
-    # NumPy's generator is exchanged as an object, since copying its state would take 0.1 ms.
+def _exchanged(states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Set the states of the global generators, and return those before."""
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate(), on_gpus
-
-
-def _restore(states: tuple[Any, ...]) -> None:
+    # NumPy's generator is exchanged as an object, since copying its state would take 0.1 ms.
+    before = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate(), on_gpus
     torch.set_rng_state(states[0])
     mtrand.set_bit_generator(states[1])
     random.setstate(states[2])
     torch.cuda.set_rng_state_all(states[3])
+    return before

@@ -62,17 +62,14 @@ class Kept:
 
     def read(self, keys: Sequence[str]) -> dict[int, Result]:
         """The results that the present code computed and that are whole, by positions of keys."""
-        positions = {key: position for position, key in enumerate(keys)}
         found = {}
-        for path in FOLDER.glob("[!.]*"):
-            key, _, digest = path.name.partition(".")
-            if key not in positions:
-                continue
-            with suppress(Exception):  # another run may drop it; a damaged file raises many types
-                modules, result = unpacked(path.read_bytes())
-                if code.digest(modules) == digest:
-                    found[positions[key]] = result
-                    os.utime(path)
+        for position, key in enumerate(keys):
+            for path in FOLDER.glob(f"{key}.*"):
+                with suppress(Exception):  # another run may drop it; damage raises many types
+                    modules, result = unpacked(path.read_bytes())
+                    if path.name == f"{key}.{code.digest(modules)}":
+                        found[position] = result
+                        os.utime(path)
         return found
 
     def write(self, key: str, digest: str, content: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from experiment.stage.data import Dataset, Split
+from experiment.stage.errors import UserError, reason
 from experiment.stage.params import TrainingParams
 from experiment.stage.randomness import stream
 from experiment.training import optimizer, progress
@@ -42,11 +44,7 @@ class RunConfig:
 
     @classmethod
     def of(
-        cls,
-        params: TrainingParams,
-        optimizer: str,
-        hyperparameters: Hyperparameters,
-        purpose: str,
+        cls, params: TrainingParams, optimizer: str, hyperparameters: Hyperparameters, purpose: str
     ) -> Self:
         """The configuration that the parameters describe."""
         return cls(
@@ -54,13 +52,10 @@ class RunConfig:
             hyperparameters=hyperparameters,
             model=params.model.name,
             options=params.model.options,
-            epochs=params.training.epochs,
-            batch_size=params.training.batch_size,
             device=params.device,
             seed=params.seed,
             purpose=purpose,
-            schedule=params.training.schedule,
-            warmup=params.training.warmup,
+            **dict(params.training),
         )
 
     def network(self, data: Split) -> Network:
@@ -97,6 +92,9 @@ def train(
     Yields:
         The weights, each (R, ...), before training and after every epoch: epochs + 1 times.
         They are the live tensors that the next epoch changes.
+
+    Raises:
+        UserError: the network or the optimizer does not work.
 
     """
 
@@ -148,15 +146,17 @@ def compute_gradient(
     for name in network.shapes:
         weights[name].grad = None
     if replicate is not None:
-        network, part = network.only(replicate), slice(replicate, replicate + 1)
+        part = slice(replicate, replicate + 1)
         weights, batch = {name: weight[part] for name, weight in weights.items()}, batch[part]
-    losses = sample_losses(network.training_logits(weights, x[batch]), y[batch]).mean(1)
-    if noise != 1:
-        everything = sample_losses(network.training_logits(weights, x), y).mean(1)
-        losses = noise * losses + (1 - noise) * everything
-    # Replicates share no weights, so each gets its own gradient from the sum.
-    loss = losses.sum()
-    loss.backward()
+    with _one_line(batch.shape[1]):
+        scores = partial(network.training_logits, weights, first=replicate or 0)
+        losses = sample_losses(scores(x[batch]), y[batch]).mean(1)
+        if noise != 1:
+            everything = sample_losses(scores(x), y).mean(1)
+            losses = noise * losses + (1 - noise) * everything
+        # Replicates share no weights, so each gets its own gradient from the sum.
+        loss = losses.sum()
+        loss.backward()
     return loss.detach()
 
 
@@ -169,11 +169,21 @@ def tensors(data: Split, device: torch.device | str) -> tuple[Tensor, Tensor]:
 def evaluate(network: Network, weights: Weights, data: Split) -> Scores:
     """Score every replicate on the samples; scores are means over samples."""
     x, y = tensors(data, next(iter(weights.values())).device)
-    logits = network.logits(weights, x)
+    with _one_line(len(y)):
+        logits = network.logits(weights, x)
     return Scores(
         loss=sample_losses(logits, y).double().mean(1).cpu(),
         accuracy=(logits.argmax(-1) == y).double().mean(1).cpu(),
     )
+
+
+@contextmanager
+def _one_line(samples: int) -> Iterator[None]:
+    """Turn what a network raises into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"the network, on {samples} samples: {reason(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -184,6 +194,18 @@ class Group:
     first: int
     size: int
     train_curve: bool = True  # compute the train loss after every epoch, or only the last
+    weights: bool = False  # `train_group` returns the last weights, too
+
+    def epochs(self, data: Split) -> tuple[Network, Iterator[Weights]]:
+        """The network, and its weights before training and after every epoch."""
+        network, replicates = self.config.network(data), range(self.first, self.first + self.size)
+        trained = progress.bar(
+            train(self.config, network, data, replicates),
+            total=self.config.epochs + 1,
+            unit="epoch",
+            desc=f"{self.config.hyperparameters}, replicates {self.first} to {replicates[-1]}",
+        )
+        return network, iter(trained)
 
 
 def train_curves(data: Dataset, group: Group) -> Result:
@@ -199,44 +221,29 @@ def train_curves(data: Dataset, group: Group) -> Result:
 
 
 def train_group(data: Dataset, group: Group) -> Result:
-    """Train a group and score it on the test set.
+    """Train a group and score it on the test set, which is used nowhere else.
 
     Returns:
-        What `train_curves` returns; and `test_loss_nats` and `test_accuracy_share` (R,) after the
-        last epoch. The test set is used nowhere else.
+        What `train_curves` returns; `test_loss_nats` and `test_accuracy_share` (R,) after the last
+        epoch; and if asked for, the last weights, named `weights.<name>`.
 
     """
-    return _scored(data, group)[0]
-
-
-def train_models(data: Dataset, group: Group) -> Result:
-    """What `train_group` returns; and the last weights, named `weights.<name>`."""
-    scores, weights = _scored(data, group)
-    return scores | {f"weights.{name}": weight.cpu() for name, weight in weights.items()}
-
-
-def _scored(data: Dataset, group: Group) -> tuple[Result, Weights]:
-    curves, weights, network = _trained(data, group)
+    result, network, weights = _trained(data, group)
     test = evaluate(network, weights, data.test)
-    scores = {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
-    return curves | scores, weights
+    result |= {"test_loss_nats": test.loss, "test_accuracy_share": test.accuracy}
+    if group.weights:
+        result |= {f"weights.{name}": one.detach().cpu() for name, one in weights.items()}
+    return result
 
 
-def _trained(data: Dataset, group: Group) -> tuple[Result, Weights, Network]:
-    network, epochs = group.config.network(data.train), group.config.epochs
-    replicates = range(group.first, group.first + group.size)
+def _trained(data: Dataset, group: Group) -> tuple[Result, Network, Weights]:
+    network, trained = group.epochs(data.train)
     curves: dict[str, list[Tensor]] = defaultdict(list)
-    trained = progress.bar(
-        train(group.config, network, data.train, replicates),
-        total=epochs + 1,
-        unit="epoch",
-        desc=f"replicates {replicates.start} to {replicates.stop - 1}",
-    )
     for epoch, weights in enumerate(trained):
         validation = evaluate(network, weights, data.validation)
         curves["validation_loss_nats"].append(validation.loss)
         curves["validation_accuracy_share"].append(validation.accuracy)
-        if group.train_curve or epoch == epochs:
+        if group.train_curve or epoch == group.config.epochs:
             curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
     result = {name: torch.stack(values, dim=1) for name, values in curves.items()}
-    return result, {name: weight.detach() for name, weight in weights.items()}, network
+    return result, network, weights

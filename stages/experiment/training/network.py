@@ -55,13 +55,12 @@ class Network(ABC):
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """Class scores (R, B, C) of the samples x: (R, B, F), or (B, F) for all replicates."""
 
-    def training_logits(self, weights: Weights, x: Tensor) -> Tensor:
-        """`logits` as training needs them: with dropout, for example, and updated statistics."""
-        return self.logits(weights, x)
+    def training_logits(self, weights: Weights, x: Tensor, first: int = 0) -> Tensor:  # noqa: ARG002
+        """`logits` as training needs them: with dropout, for example, and updated statistics.
 
-    def only(self, replicate: int) -> Network:  # noqa: ARG002 - most networks are stateless
-        """The network for weights (1, ...) that are those of one replicate."""
-        return self
+        `first` is the position of the first replicate that the weights hold.
+        """
+        return self.logits(weights, x)
 
 
 class StackedNetwork(Network):
@@ -116,10 +115,8 @@ class ModuleNetwork(Network):
 
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
         """Draw one module from each stream; its buffers follow its parameters."""
-        return self._stacked([self.drawn(stream)[0] for stream in streams])
-
-    def _stacked(self, modules: Sequence[nn.Module]) -> Weights:
-        parameters, buffers = stack_module_state(list(modules))
+        self._replicates = [self.drawn(stream) for stream in streams]
+        parameters, buffers = stack_module_state([module for module, _ in self._replicates])
         return {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
@@ -141,62 +138,49 @@ class SeparateNetwork(ModuleNetwork):
     modules are those of the last call of `initial_weights`.
     """
 
-    _replicates: Sequence[tuple[nn.Module, Generators]]
-
-    def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
-        """Draw one module from each stream; its buffers follow its parameters."""
-        self._replicates = [self.drawn(stream) for stream in streams]
-        return self._stacked([module for module, _ in self._replicates])
-
-    def only(self, replicate: int) -> Network:
-        """See `Network.only`."""
-        alone = copy.copy(self)
-        alone._replicates = self._replicates[replicate : replicate + 1]
-        return alone
-
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`; nothing that the modules draw or change is kept."""
         copies = {name: weight.clone() for name, weight in weights.items()}
-        return self._logits(copies, x, training=False)
+        replicates = [(module.eval(), copy.deepcopy(own)) for module, own in self._replicates]
+        return _one_by_one(replicates, copies, x)
 
-    def training_logits(self, weights: Weights, x: Tensor) -> Tensor:
+    def training_logits(self, weights: Weights, x: Tensor, first: int = 0) -> Tensor:
         """See `Network.training_logits`."""
-        return self._logits(weights, x, training=True)
+        replicates = [(module.train(), own) for module, own in self._replicates[first:]]
+        return _one_by_one(replicates, weights, x)
 
-    def _logits(self, weights: Weights, x: Tensor, *, training: bool) -> Tensor:
-        # Gradients of the slices that unbind returns are stacked at once; it forbids writing.
-        slices = {
-            name: weight.unbind() if weight.requires_grad else list(weight)
-            for name, weight in weights.items()
-        }
-        scores = []
-        for r, (module, generators) in enumerate(self._replicates):
-            own = {name: parts[r] for name, parts in slices.items()}
-            with generators.active(advance=training):
-                found, buffers = _called(module.train(training), own, x if x.ndim == 2 else x[r])
-            scores.append(found)
-            for name, buffer in buffers.items():
-                if buffer is not own[name]:
-                    own[name].copy_(buffer.detach())
-        return torch.stack(scores)
+
+def _one_by_one(
+    replicates: Sequence[tuple[nn.Module, Generators]], weights: Weights, x: Tensor
+) -> Tensor:
+    """Class scores of the first replicates, as many as the weights hold, which are updated."""
+    # Gradients of the slices that unbind returns are stacked at once; it forbids writing.
+    slices = {
+        name: weight.unbind() if weight.requires_grad else list(weight)
+        for name, weight in weights.items()
+    }
+    scores = []
+    for r, parts in enumerate(zip(*slices.values(), strict=True)):
+        module, generators = replicates[r]
+        own = dict(zip(slices, parts, strict=True))
+        with generators.active():
+            found, buffers = _called(module, own, x if x.ndim == 2 else x[r])
+        scores.append(found)
+        for name, buffer in buffers.items():
+            if buffer is not own[name]:
+                own[name].copy_(buffer.detach())
+    return torch.stack(scores)
 
 
 class _WithBuffers(nn.Module):
-    """A module that also returns its buffers, which it may have replaced by new ones.
-
-    What it raises becomes a UserError.
-    """
+    """A module that also returns its buffers, which it may have replaced by new ones."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> tuple[Tensor, Weights]:
-        try:
-            scores = self.module(x)
-        except Exception as error:
-            raise UserError(f"the network, on {len(x)} samples: {reason(error)}") from None
-        return scores, dict(self.module.named_buffers())
+        return self.module(x), dict(self.module.named_buffers())
 
 
 def _called(module: nn.Module, own: Weights, x: Tensor) -> tuple[Tensor, Weights]:
@@ -214,9 +198,9 @@ def _called(module: nn.Module, own: Weights, x: Tensor) -> tuple[Tensor, Weights
 
 
 def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
-    """The network that a module of `experiment.networks` makes.
+    """The network that a module of `experiment.networks` makes, tried on a few samples.
 
-    A torch module is tried on a few samples, and stacked if that gives what it computes alone.
+    A torch module is stacked if that gives what it computes alone.
 
     Args:
         name: name of the module.
@@ -229,7 +213,7 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
 
     """
     module = plugins.module("networks", name, "params.yaml: model.name")
-    create = plugins.function("networks", name, module)
+    create = module.create
     size = data.inputs, data.classes
     given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model", *size)
     where = f"stages/experiment/networks/{name}.py"
@@ -246,14 +230,12 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     try:
         with Generators(0).active():
             made = complete()
-        if isinstance(made, Network):
-            return made
-        if not isinstance(made, nn.Module):
+        if not isinstance(made, nn.Module | Network):
             raise TypeError(f"create returns {type(made).__name__}")
-        separate = SeparateNetwork(complete)
-        if not separate.shapes:
+        network = made if isinstance(made, Network) else SeparateNetwork(complete)
+        if not network.shapes:
             raise ValueError("it has nothing to train")
-        expected = _results(separate, samples)
+        expected = _results(network, samples)
         if (shape := tuple(expected[0].shape[1:])) != (len(samples), data.classes):
             raise ValueError(f"scores of shape {shape} for {len(samples)} samples")
     except Exception as error:
@@ -262,6 +244,8 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
             f"{reason(error)}; allowed: a torch.nn.Module that takes samples (B, inputs) and "
             "returns class scores (B, classes)"
         ) from None
+    if made is network:
+        return network
     stacked = ModuleNetwork(complete)
     try:
         for ours, alone in zip(_results(stacked, samples), expected, strict=True):
@@ -270,11 +254,11 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     except Exception as error:
         why = shorten(str(error), width=100)
         _say(f"{where}: slower, one replicate at a time, as torch.func cannot stack it ({why})")
-        return separate
+        return network
     return stacked
 
 
-def _results(network: ModuleNetwork, x: Tensor) -> list[Tensor]:
+def _results(network: Network, x: Tensor) -> list[Tensor]:
     """What two replicates compute in a step and after it, on the samples (B, F)."""
     weights = network.initial_weights([np.random.default_rng(seed) for seed in (0, 1)])
     trained = [weights[name].requires_grad_() for name in network.shapes]

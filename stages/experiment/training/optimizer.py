@@ -45,12 +45,12 @@ def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
         if step < rising:
             return (step + 1) / rising
         done = (step - rising) / max(steps - rising, 1)
-        falling = {
-            "constant": 1.0,
-            "linear": 1 - done,
-            "cosine": (1 + math.cos(math.pi * done)) / 2,
-        }
-        return falling[shape]
+        match shape:
+            case "linear":
+                return 1 - done
+            case "cosine":
+                return (1 + math.cos(math.pi * done)) / 2
+        return 1
 
     return factor
 
@@ -78,12 +78,7 @@ def create(
         UserError: there is no such optimizer.
 
     """
-    if "." in name:
-        make, stacked = imported(name, where), False
-    else:
-        module = plugins.module("optimizers", name, where)
-        make = plugins.function("optimizers", name, module)
-        stacked = getattr(module, "STACKED", False)
+    make, stacked = _found(name, where)
     numbers: list[Any] = [list(streams)] if stacked else list(streams)
     return [
         Stepper(
@@ -96,6 +91,14 @@ def create(
         )
         for position, (number, own) in enumerate(zip(numbers, streams.values(), strict=False))
     ]
+
+
+def _found(name: str, where: str) -> tuple[Callable[..., Any], bool]:
+    """What makes an optimizer, and whether it takes stacked weights."""
+    if "." in name:
+        return imported(name, where), False
+    module = plugins.module("optimizers", name, where)
+    return module.create, getattr(module, "STACKED", False)
 
 
 def imported(name: str, where: str) -> Callable[..., Any]:
@@ -111,17 +114,6 @@ def imported(name: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def filtered(
-    optimizer: torch.optim.Optimizer, gradient_filter: Callable[[], None]
-) -> torch.optim.Optimizer:
-    """The optimizer, with a filter that changes the gradients before each of its steps."""
-    if needs_closure(optimizer):
-        # It computes its gradients within the step, after the filter.
-        raise TypeError(f"{type(optimizer).__name__} needs a closure, and cannot be filtered")
-    optimizer.register_step_pre_hook(lambda *_: gradient_filter())
-    return optimizer
-
-
 def needs_closure(optimizer: Any) -> bool:  # noqa: ANN401 - anything with a step
     """Whether each step computes the loss and the gradient itself, as that of LBFGS does."""
     closure = signature(optimizer.step).parameters.get("closure")
@@ -129,37 +121,26 @@ def needs_closure(optimizer: Any) -> bool:  # noqa: ANN401 - anything with a ste
 
 
 class Stepper:
-    """An optimizer of all replicates together, or of one on views of its slices of the weights.
+    """An optimizer of all replicates together, or of one, on views of its slices of the weights.
 
     A replicate with an optimizer of its own is trained as if alone, whatever that optimizer does.
-
-    Args:
-        description: for messages.
-        make: called with the parameters; it returns an optimizer, or a list of optimizers that
-            divide the parameters among them.
-        weights: each (R, ...).
-        replicate: the position of the replicate, or None for all.
-        generators: which the optimizer draws from.
-        factor: the schedule of the learning rate.
-
     """
 
     def __init__(
         self,
         description: str,
-        make: Callable[[Sequence[Tensor]], Any],
-        weights: Sequence[Tensor],
-        replicate: int | None,
-        generators: Generators,
+        make: Callable[[Sequence[Tensor]], Any],  # returns an optimizer, or a list of them
+        weights: Sequence[Tensor],  # each (R, ...)
+        replicate: int | None,  # its position; None for all
+        generators: Generators,  # which the optimizer draws from
         factor: Schedule | None,
     ) -> None:
         self._description = description
         self._weights = weights
         self._replicate = replicate
+        self._own = ... if replicate is None else replicate  # its part of each weight
         self._generators = generators
-        self._parameters = weights
-        if replicate is not None:
-            self._parameters = [nn.Parameter(weight.detach()[replicate]) for weight in weights]
+        self._parameters = [nn.Parameter(weight.detach()[self._own]) for weight in weights]
         with generators.active():
             made = make(self._parameters)
         self._optimizers = made if isinstance(made, list) else [made]
@@ -171,20 +152,20 @@ class Stepper:
         self._failed = False
 
     def step(self, gradient: Gradient) -> None:
-        """Update the weights; if the optimizer fails, they become NaN, as those that diverge.
+        """Update the weights from their `.grad`, or with `gradient` if the optimizer needs it.
 
-        Args:
-            gradient: for an optimizer that needs a closure; for others, `.grad` is set.
-
+        If the optimizer fails, they become NaN, as those that diverge.
         """
         if self._failed:
             return
         try:
             self.try_step(gradient)
+        except UserError:
+            raise
         except Exception as error:
             self._failed = True
             for weight in self._weights:
-                weight.detach()[... if self._replicate is None else self._replicate] = torch.nan
+                weight.detach()[self._own] = torch.nan
             print(f"{self._description} counts as diverged: {reason(error)}", file=sys.stderr)
 
     def try_step(self, gradient: Gradient) -> None:
@@ -206,17 +187,15 @@ class Stepper:
             one.step()
 
     def _read_gradients(self) -> None:
-        if self._replicate is not None:
-            for parameter, weight in zip(self._parameters, self._weights, strict=True):
-                parameter.grad = None if weight.grad is None else weight.grad[self._replicate]
+        for parameter, weight in zip(self._parameters, self._weights, strict=True):
+            parameter.grad = None if weight.grad is None else weight.grad[self._own]
 
     def _write_back(self) -> None:
         """Copy parameters whose memory the optimizer has replaced, as by `p.data = ...`."""
-        if self._replicate is not None:
-            for parameter, weight in zip(self._parameters, self._weights, strict=True):
-                own = weight.detach()[self._replicate]
-                if parameter.data_ptr() != own.data_ptr():
-                    own.copy_(parameter.detach())
+        for parameter, weight in zip(self._parameters, self._weights, strict=True):
+            own = weight.detach()[self._own]
+            if parameter.data_ptr() != own.data_ptr():
+                own.copy_(parameter.detach())
 
 
 def check(
@@ -235,9 +214,6 @@ def check(
         network: what to train.
         where: the section that sets them, for messages.
         scheduled: whether the learning rate has a schedule.
-
-    Raises:
-        UserError: the message names the rank, or all hyperparameters if the optimizer refused them.
 
     """
     given = {key: value for key, value in hyperparameters.items() if key != "lr"}
@@ -271,6 +247,16 @@ def check(
         raise
     except Exception as error:
         raise UserError(
-            f"{where}.hyperparameters = {given}; allowed: what {name} takes, to train the network "
-            f"({reason(error)})"
+            f"{where}.hyperparameters = {given}; allowed: values of {_taken(name)} with which "
+            f"{name} trains the network ({reason(error)})"
         ) from None
+
+
+def _taken(name: str) -> str:
+    """The names of an optimizer's arguments, except the parameters."""
+    try:
+        _, *others = signature(_found(name, "")[0]).parameters.values()
+    except (TypeError, ValueError):
+        return "hyperparameters"
+    names = ["others" if one.kind is Parameter.VAR_KEYWORD else one.name for one in others]
+    return ", ".join(names)

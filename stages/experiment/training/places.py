@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -54,19 +55,22 @@ class Processes:
         waiting = iter(tasks.items())
         free = list(self._workers)
         running: dict[Any, int] = {}
-        while True:
-            for worker, (position, task) in zip(free, waiting, strict=False):
-                self._exchange(worker.send, (compute, task))
-                running[worker] = position
-            if not running:
-                return
-            ready = wait(list(running))
-            free = [worker for worker in running if worker in ready]
-            for worker in free:
-                answer = self._exchange(worker.recv)
-                if isinstance(answer, BaseException):
-                    raise answer
-                yield running.pop(worker), answer
+        try:
+            while True:
+                for worker, (position, task) in zip(free, waiting, strict=False):
+                    worker.send((compute, task))
+                    running[worker] = position
+                if not running:
+                    return
+                ready = wait(list(running))
+                free = [worker for worker in running if worker in ready]
+                for worker in free:
+                    answer = worker.recv()
+                    if isinstance(answer, BaseException):
+                        raise answer
+                    yield running.pop(worker), answer
+        except (EOFError, ConnectionError):
+            raise _lost() from None
 
     def close(self) -> None:
         """Kill the processes."""
@@ -74,13 +78,6 @@ class Processes:
             worker.kill()
             worker.join()
             connection.close()
-
-    @staticmethod
-    def _exchange(way: Any, *message: object) -> Any:  # noqa: ANN401 - what the task returns
-        try:
-            return way(*message)
-        except (EOFError, ConnectionError):
-            raise _lost() from None
 
 
 def _serve(connection: Connection, data: object) -> None:
@@ -113,11 +110,6 @@ class Cluster:
 
     Each task carries the data, so no worker holds the only copy. Dask itself gives the tasks of a
     lost worker to another, three times at most.
-
-    Args:
-        address: of the scheduler.
-        data: what the tasks read.
-
     """
 
     def __init__(self, address: str, data: object) -> None:
@@ -141,28 +133,36 @@ class Cluster:
     def results(
         self, compute: Compute, tasks: Mapping[int, object]
     ) -> Iterator[tuple[int, Packed]]:
-        """Hand out two tasks for each thread of the cluster; raise UserError if one is lost."""
+        """Hand out two tasks for each thread; raise UserError if one is lost again and again."""
         from distributed import KilledWorker, as_completed
 
-        waiting = iter(tasks.items())
-        positions: dict[Any, int] = {}
+        waiting: Iterator[tuple[int, object]] = iter(tasks.items())
+        handed_out: dict[Any, tuple[int, int]] = {}  # the position, and how many were done then
+        done = 0
         running = as_completed()
         while True:
             threads = sum(self._client.nthreads().values())
             for _, (position, task) in zip(
-                range(max(1, 2 * threads) - len(positions)), waiting, strict=False
+                range(max(1, 2 * threads) - len(handed_out)), waiting, strict=False
             ):
                 # As bytes, which the scheduler does not open: it has none of this code.
                 call = pickle.dumps(partial(compute, self._data, task))
                 future = self._client.submit(lambda call: pickle.loads(call)(), call, pure=False)
-                positions[future] = position
+                handed_out[future] = position, done
                 running.add(future)
-            if not positions:
+            if not handed_out:
                 return
             future = next(running)
+            position, before = handed_out.pop(future)
             try:
-                yield positions.pop(future), future.result()
-            except (KilledWorker, CancelledError):
+                yield position, future.result()
+                done += 1
+            except KilledWorker:
+                # Dask blames tasks that only waited on a worker, too: try again if others got done.
+                if done == before:
+                    raise _lost() from None
+                waiting = chain([(position, tasks[position])], waiting)
+            except CancelledError:
                 raise _lost() from None
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ from experiment.stage.errors import UserError
 from experiment.stage.params import Params
 from experiment.stage.randomness import stream
 from experiment.stage.schema import Interval, SearchInterval
-from experiment.training import progress
-from experiment.training.loop import RunConfig, evaluate, train
+from experiment.training.loop import Group, RunConfig, evaluate
 from experiment.training.optimizer import Hyperparameters
 from experiment.training.work import Result, Work
 
@@ -39,22 +38,13 @@ class Trial(NamedTuple):
     validation_loss: float  # nats
 
 
-@dataclass(frozen=True)
-class TrialTask:
-    """A point to evaluate, trained with each of `replicates` seeds."""
-
-    config: RunConfig
-    replicates: int
-
-
 def hyperparameters(
     params: Params, optimizer: str
 ) -> tuple[dict[str, Any], dict[str, SearchInterval]]:
     """The hyperparameters of adam or lrg_adam that the parameters fix, and those to search."""
-    given = {"lr": params.tune.lr, **getattr(params, optimizer)}
-    if optimizer == "lrg_adam":
-        rank = params.tune.rank if params.rank == "tuned" else params.rank
-        given = {"lr": params.tune.lr, "rank": rank, **params.lrg_adam}
+    rank = params.tune.rank if params.rank == "tuned" else params.rank
+    ranks = {"rank": rank} if optimizer == "lrg_adam" else {}
+    given = {"lr": params.tune.lr, **ranks, **getattr(params, optimizer)}
     searched = {name: one for name, one in given.items() if isinstance(one, SearchInterval)}
     return {name: one for name, one in given.items() if name not in searched}, searched
 
@@ -87,27 +77,11 @@ def train_trials(
     replicates: int,
     seed: int,
 ) -> list[Trial]:
-    """Search by training; a trial's loss is the mean over replicates.
-
-    Args:
-        work: runs the trials in parallel.
-        config: how to train, with the hyperparameters that the search does not vary.
-        space: those that it varies.
-        trials: number of points evaluated.
-        wave: number of points proposed at once.
-        replicates: number of seeds that each point is trained with.
-        seed: root of the sampler's random streams.
-
-    """
+    """Search by training; a trial's loss is the mean over replicates, see `search`."""
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
-        tasks = [
-            TrialTask(
-                replace(config, hyperparameters={**config.hyperparameters, **point}), replicates
-            )
-            for point in points
-        ]
-        results = work.run(evaluate_trial, tasks)
+        runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
+        results = work.run(evaluate_trial, [Group(run, 0, replicates) for run in runs])
         return [float(result["validation_loss_nats"].mean()) for result in results]
 
     return search(space, losses, trials=trials, wave=wave, seed=seed)
@@ -129,14 +103,10 @@ def table(trials: Sequence[Trial], rank: int | None = None) -> pd.DataFrame:
     return rows
 
 
-def evaluate_trial(data: Dataset, task: TrialTask) -> Result:
+def evaluate_trial(data: Dataset, group: Group) -> Result:
     """Validation loss (R,) of every replicate after the last epoch. The test set is not used."""
-    network = task.config.network(data.train)
-    epochs = train(task.config, network, data.train, range(task.replicates))
-    for weights in progress.bar(
-        epochs, total=task.config.epochs + 1, unit="epoch", desc=f"{task.config.hyperparameters}"
-    ):
-        last = weights
+    network, epochs = group.epochs(data.train)
+    *_, last = epochs
     return {"validation_loss_nats": evaluate(network, last, data.validation).loss}
 
 
@@ -156,8 +126,7 @@ def search(
 
     Args:
         space: the search space; an empty one is evaluated once per trial.
-        evaluate_wave: returns the losses of the given points, in order; NaN or infinite if
-            training diverged.
+        evaluate_wave: returns the losses of points; NaN or infinite if training diverged.
         trials: number of points evaluated.
         wave: number of points proposed at once.
         seed: root of the sampler's random streams.

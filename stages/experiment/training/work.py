@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 import torch
@@ -37,24 +36,23 @@ def merged(results: Sequence[Result]) -> Result:
     return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
-@dataclass(frozen=True)
-class _Compute:
+def _compute(
+    function: Callable[[Any, Any], Result],
+    modules: tuple[str, ...],
+    digest: str,
+    data: object,
+    task: object,
+) -> tuple[str, bytes]:
     """Compute a task in a process that has the code and the arithmetic of the stage."""
-
-    function: Callable[[Any, Any], Result]
-    modules: tuple[str, ...]
-    digest: str
-
-    def __call__(self, data: object, task: object) -> tuple[str, bytes]:
-        if code.digest(self.modules) != self.digest:
-            raise UserError(
-                "a worker runs other code or other versions than this stage; "
-                "start the workers again, from the same commit and constraints.txt"
-            )
-        environment.prove()
-        result = self.function(data, task)
-        environment.prove()  # a module of the user's may have changed the threads
-        return kept.packed(result)
+    if code.digest(modules) != digest:
+        raise UserError(
+            "a worker runs other code or other versions than this stage; "
+            "start the workers again, from the same commit and constraints.txt"
+        )
+    environment.prove()
+    result = function(data, task)
+    environment.prove()  # a module of the user's may have changed the threads
+    return kept.packed(result)
 
 
 class Work(Generic[Data]):
@@ -87,12 +85,7 @@ class Work(Generic[Data]):
             self._others = Processes(count, self._data)
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self._others is not None:
             self._others.close()
@@ -115,7 +108,7 @@ class Work(Generic[Data]):
         self._bar.update(len(results))
         missing = {i: task for i, task in enumerate(tasks) if i not in results}
         modules = code.loaded()
-        compute = _Compute(function, modules, code.digest(modules))
+        compute = partial(_compute, function, modules, code.digest(modules))
         found = (
             self._others.results(compute, missing)
             if self._others is not None

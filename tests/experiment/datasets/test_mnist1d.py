@@ -106,14 +106,6 @@ def test_fresh_test_rows_replace_the_published_ones_alone(
     assert not seen & {row.tobytes() for row in dataset.test.x}
 
 
-def test_every_part_is_shuffled_alike() -> None:
-    plain, shuffled = (data.load(given(100, 50, shuffle), seed=0)[0] for shuffle in (False, True))
-    for one, other in zip(plain, shuffled, strict=True):
-        assert np.array_equal(mnist1d.shuffled(one).x, other.x)
-        assert np.array_equal(one.y, other.y)
-        assert not np.array_equal(one.x, other.x)
-
-
 def test_fresh_samples_look_like_the_published_ones_and_are_others(
     arrays: dict[str, np.ndarray],
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from experiment.networks import transformer
 from experiment.networks.cnn import CNN
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError
@@ -62,24 +63,20 @@ def test_logistic_regression_is_one_linear_layer() -> None:
     torch.testing.assert_close(network.logits(weights, x)[0], expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "inputs", "count", "side"),
-    [
-        ("mlp", 40, 14_154, 119),
-        ("mlp", 64, 17_226, 132),
-        ("logistic", 40, 410, 21),
-        ("cnn", 40, 5_210, 73),
-        ("image_cnn", 64, 6_090, 79),
-    ],
-)
-def test_the_networks_have_the_published_sizes(
-    name: str, inputs: int, count: int, side: int
-) -> None:
-    network = build(name, HIDDEN, samples(inputs))
-    weights = network.initial_weights([np.random.default_rng(0)])
-    assert sum(weight.numel() for weight in weights.values()) == count
-    assert network.matrix_side == side
-    assert weights.keys() == network.shapes.keys()
+def test_attention_is_torchs() -> None:
+    module = transformer.create(8, 26)
+    torchs = nn.MultiheadAttention(transformer.WIDTH, transformer.HEADS, batch_first=True)
+    torchs.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([module.query.weight, module.key_value.weight]),
+            "in_proj_bias": torch.cat([module.query.bias, module.key_value.bias]),
+            "out_proj.weight": module.project.weight,
+            "out_proj.bias": module.project.bias,
+        }
+    )
+    hidden = torch.randn(5, 8, transformer.WIDTH, generator=torch.Generator().manual_seed(0))
+    expected, _ = torchs(hidden[:, -1:], hidden, hidden)
+    torch.testing.assert_close(module.attention(hidden), expected[:, 0])
 
 
 @pytest.mark.parametrize(

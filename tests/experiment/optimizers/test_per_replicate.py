@@ -5,30 +5,29 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from experiment.datasets import digits
 from experiment.networks.mlp import MLP
 from experiment.optimizers import muon
 from experiment.stage.errors import UserError
-from experiment.stage.randomness import stream
 from experiment.training import optimizer
 from experiment.training.loop import RunConfig, train
+from plain_loop import alone, perceptron, trained
+from reference import ReferenceLRGAdam
 
 DATA = digits.load(rng=np.random.default_rng(0))
 WIDTHS = (64, 12, 10)
 NETWORK = MLP(WIDTHS)
 SIDE = 31  # of the 910 weights
-SETTING = RunConfig(
+CONFIG = RunConfig(
     optimizer="",
     hyperparameters={},
     model="mlp",
@@ -44,6 +43,8 @@ SETTING = RunConfig(
 # What makes each, its hyperparameters, and the bound on rounding.
 OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = {
     # Muon computes in bfloat16, whose last bit is 2^-8, and then scales by 1.6: a few such bits.
+    "adam": (torch.optim.Adam, {"lr": 0.01}, 1e-5),
+    "lrg_adam": (ReferenceLRGAdam, {"lr": 0.01, "rank": 4}, 1e-5),
     "muon": (muon.create, {"lr": 0.02}, 4 * 0.02 * 2**-8),
     "torch.optim.SGD": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}, 1e-5),
     "torch.optim.NAdam": (torch.optim.NAdam, {"lr": 0.005, "weight_decay": 0.01}, 1e-5),
@@ -51,56 +52,28 @@ OPTIMIZERS: dict[str, tuple[Callable[..., object], dict[str, object], float]] = 
 }
 
 
-def trained(setting: RunConfig, replicates: range) -> list[dict[str, Tensor]]:
-    """Copies of the weights from before training to after the last epoch."""
-    return [
-        {name: tensor.detach().clone() for name, tensor in weights.items()}
-        for weights in train(setting, NETWORK, DATA.train, replicates)
-    ]
-
-
-def alone(make: Callable[..., object], setting: RunConfig, replicate: int) -> nn.Module:
-    """A replicate trained as anyone would train it: a module, a loop, and what `make` returns."""
-    drawn = NETWORK.initial_weights([stream(setting.seed, setting.purpose, replicate, "weights")])
-    model = nn.Sequential()
-    for i, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
-        layer = nn.Linear(inputs, outputs)
-        layer.load_state_dict({name: drawn[f"layers.{i}.{name}"][0] for name in ("weight", "bias")})
-        model.extend([nn.ReLU(), layer] if i else [layer])
-    made = make(model.parameters(), **setting.hyperparameters)
-    order = stream(setting.seed, setting.purpose, replicate, "batches")
-    x, y = map(torch.from_numpy, DATA.train)
-    for _ in range(setting.epochs):
-        for batch in torch.from_numpy(order.permutation(len(y))).split(setting.batch_size):
-            model.zero_grad()
-            functional.cross_entropy(model(x[batch]), y[batch]).backward()
-            for one in made if isinstance(made, list) else [made]:
-                one.step()
-    return model
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_replicate_is_the_model_that_a_plain_loop_trains(name: str) -> None:
     make, hyperparameters, bound = OPTIMIZERS[name]
-    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
+    config = replace(CONFIG, optimizer=name, hyperparameters=hyperparameters)
     optimizer.check(name, hyperparameters, NETWORK, "train")
 
-    first, *_, stacked = trained(setting, range(3))
+    first, *_, stacked = trained(config, NETWORK, DATA.train, range(3))
 
     for replicate in range(3):
-        single = alone(make, setting, replicate)
+        single = alone(config, DATA.train, replicate, perceptron(NETWORK), make)
         for key, theirs in zip(stacked, single.parameters(), strict=True):
             ours = stacked[key][replicate]
             torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=bound)
             assert (ours - first[key][replicate]).abs().max() > 100 * bound  # it did train
 
 
-@pytest.mark.parametrize("name", ["muon", "torch.optim.NAdam"])
+@pytest.mark.parametrize("name", ["adam", "lrg_adam", "muon", "torch.optim.NAdam"])
 def test_a_diverged_replicate_leaves_the_others_alone(name: str) -> None:
     _, hyperparameters, bound = OPTIMIZERS[name]
-    setting = replace(SETTING, optimizer=name, hyperparameters=hyperparameters)
-    untouched = trained(setting, range(3))[-1]
-    epochs = train(setting, NETWORK, DATA.train, range(3))
+    config = replace(CONFIG, optimizer=name, hyperparameters=hyperparameters)
+    untouched = trained(config, NETWORK, DATA.train, range(3))[-1]
+    epochs = train(config, NETWORK, DATA.train, range(3))
     with torch.no_grad():
         next(epochs)["layers.0.weight"][1, 0, 0] = torch.inf
     *_, weights = epochs
@@ -158,14 +131,12 @@ def assign(p: Tensor, lr: float) -> None:
     p.data = p - lr * p.grad
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, made: object, replicates: range, **changes: object
-) -> dict[str, Tensor]:
+def run(monkeypatch: pytest.MonkeyPatch, made: object, replicates: range) -> dict[str, Tensor]:
     """The last weights that an optimizer of the user's trains."""
     monkeypatch.setitem(sys.modules, "brought", SimpleNamespace(made=made))
-    setting = replace(SETTING, optimizer="brought.made", hyperparameters={"lr": 0.1})
-    optimizer.check(setting.optimizer, setting.hyperparameters, NETWORK, "train")
-    return trained(replace(setting, **changes), replicates)[-1]
+    config = replace(CONFIG, optimizer="brought.made", hyperparameters={"lr": 0.1})
+    optimizer.check(config.optimizer, config.hyperparameters, NETWORK, "train")
+    return trained(config, NETWORK, DATA.train, replicates)[-1]
 
 
 REPLACING = {
@@ -185,9 +156,9 @@ def test_a_parameter_may_be_replaced(
 
 
 DRAWING = {
-    "torch": lambda p, lr: p.sub_(lr * (p.grad + 0.1 * torch.randn_like(p))),
-    "NumPy": lambda p, lr: p.sub_(lr * (p.grad + 0.1 * float(np.random.randn()))),
-    "Python": lambda p, lr: p.sub_(lr * (p.grad + 0.1 * random.gauss())),
+    "torch": lambda p, _: p.fill_(float(torch.rand(()))),
+    "NumPy": lambda p, _: p.fill_(np.random.rand()),
+    "Python": lambda p, _: p.fill_(random.random()),
 }
 
 
@@ -197,25 +168,13 @@ def test_draws_are_a_replicate_s_own(
 ) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     together, only = run(monkeypatch, own(rule), range(3)), run(monkeypatch, own(rule), range(2, 3))
-    assert all(torch.equal(together[key][2], only[key][0]) for key in only)
+    for key, weight in together.items():
+        assert torch.equal(weight[2], only[key][0])
+        assert len(weight.unique()) == 3  # a number for each replicate
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
     assert before[2] == after[2]
-
-    noise = [
-        weight - quiet
-        for weight, quiet in zip(
-            together["layers.0.bias"],
-            run(monkeypatch, own(still), range(3))["layers.0.bias"],
-            strict=True,
-        )
-    ]
-    assert not torch.allclose(noise[0], noise[1], atol=1e-3)
-
-
-def still(p: Tensor, lr: float) -> None:
-    p.sub_(lr * p.grad)
 
 
 def test_a_replicate_whose_step_raises_has_diverged_and_no_other(
@@ -251,48 +210,28 @@ def test_a_replicate_whose_step_raises_has_diverged_and_no_other(
 # Schedules
 
 
-@pytest.mark.parametrize("name", ["adam", "torch.optim.Adam", "muon", "torch.optim.SGD"])
-@pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 0.0), ("linear", 0.25)])
-def test_a_schedule_is_that_of_a_plain_loop(name: str, schedule: str, warmup: float) -> None:
-    classes = {"muon": muon.create, "torch.optim.SGD": torch.optim.SGD}
-    make = classes.get(name, torch.optim.Adam)
-    setting = replace(
-        SETTING, optimizer=name, hyperparameters={"lr": 0.02}, schedule=schedule, warmup=warmup
+@pytest.mark.parametrize("name", ["adam", "muon", "torch.optim.SGD"])
+def test_a_schedule_is_that_of_a_plain_loop(name: str) -> None:
+    make, hyperparameters, bound = OPTIMIZERS[name]
+    config = replace(
+        CONFIG, optimizer=name, hyperparameters=hyperparameters, schedule="cosine", epochs=1
     )
-    optimizer.check(name, setting.hyperparameters, NETWORK, "train", scheduled=True)
-    *_, stacked = trained(setting, range(2))
+    optimizer.check(name, config.hyperparameters, NETWORK, "train", scheduled=True)
+    *_, stacked = trained(config, NETWORK, DATA.train, range(2))
 
-    steps = 2 * math.ceil(len(DATA.train.y) / 64)
-    rising = round(warmup * steps)
-    schedulers = torch.optim.lr_scheduler
-
-    def scheduled(params: object, lr: float) -> list[object]:
-        made = make(list(params), lr=lr)
-        made = made if isinstance(made, list) else [made]
-        for one in made:
-            if schedule == "cosine":
-                per_step = schedulers.CosineAnnealingLR(one, steps)
-            else:
-                per_step = schedulers.SequentialLR(
-                    one,
-                    [
-                        schedulers.LinearLR(one, 1 / rising, 1, rising - 1),
-                        schedulers.LinearLR(one, 1, 0, steps - rising),
-                    ],
-                    [rising],
-                )
-            one.register_step_post_hook(lambda *_, own=per_step: own.step())
+    def scheduled(params: Iterator[Tensor], **options: object) -> object:
+        made = make(params, **options)
+        for one in made if isinstance(made, list) else [made]:
+            steps = math.ceil(len(DATA.train.y) / config.batch_size)
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(one, steps)
+            one.register_step_post_hook(lambda *_, own=cosine: own.step())
         return made
 
     for replicate in range(2):
-        single = alone(scheduled, setting, replicate)
+        single = alone(config, DATA.train, replicate, perceptron(NETWORK), scheduled)
         for key, theirs in zip(stacked, single.parameters(), strict=True):
-            torch.testing.assert_close(
-                stacked[key][replicate],
-                theirs.detach(),
-                rtol=1e-3,
-                atol=5e-3 if name == "muon" else 5e-4,
-            )
+            ours = stacked[key][replicate]
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=bound)
 
 
 def test_a_schedule_multiplies_the_rate_of_each_group() -> None:
@@ -324,7 +263,7 @@ def test_a_schedule_multiplies_the_rate_of_each_group() -> None:
     "name",
     [
         *("nonexistent", "../adam", "adam.create", ".adam", "adam.", "."),
-        *("torch.optim.Nobody", "torch.nobody.Adam", "nobody.Adam", "torch..Adam"),
+        *("torch.optim.Nobody", "nobody.Adam"),
     ],
 )
 def test_an_unknown_optimizer_is_named(name: str) -> None:
@@ -345,15 +284,10 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("torch.optim.SparseAdam", {}, "SparseAdam does not support dense gradients"),
     ("torch.optim.Muon", {}, "Muon only supports 2D parameters"),
     # No optimizers.
-    ("torch.nn.Linear", {}, "what torch.nn.Linear takes"),
-    ("torch.optim.Optimizer", {}, "what torch.optim.Optimizer takes"),
-    ("torch.optim.lr_scheduler.StepLR", {}, "what torch.optim.lr_scheduler.StepLR takes"),
-    ("torch.optim", {}, "must be callable"),
+    ("torch.nn.Linear", {}, "with which torch.nn.Linear trains the network"),
+    ("torch.optim.lr_scheduler.StepLR", {}, "step_size, gamma, last_epoch"),
     ("torch.pi", {}, "must be callable"),
-    ("collections.OrderedDict", {}, "what collections.OrderedDict takes"),
     ("brought.nothing", {}, "a NoneType is made, which is no optimizer"),
-    ("brought.parameters", {}, "a Parameter is made, which is no optimizer"),
-    ("brought.two", {}, "a tuple is made, which is no optimizer"),
     ("brought.Rebinding", {}, "leave all parameters as they were"),
     ("brought.Regrouping", {}, "leave all parameters as they were"),
     ("brought.Broken", {}, "ZeroDivisionError: division by zero"),
@@ -361,18 +295,12 @@ UNFIT: list[tuple[str, dict[str, object], str]] = [
     ("adam", {"momentum": 0.9}, "'momentum'"),
     ("adam", {"rank": 5}, "'rank'"),
     ("lrg_adam", {}, "'rank'"),
-    ("lrg_adam", {"rank": 5, "momentum": 0.9}, "'momentum'"),
     ("lrg_adam", {"rank": 5, "method": "guess"}, "guess"),
     ("lrg_adam", {"rank": 1.5}, "1.5"),
-    ("lrg_adam", {"rank": "ten"}, "ten"),
     ("controls", {"keep": "top", "rank": 2}, "keep is random, permuted or rest"),
     ("controls", {"rank": 2}, "'keep'"),
-    ("muon", {"momentum": 0.9}, "'momentum'"),
-    ("torch.optim.SGD", {"momentun": 0.9}, "'momentun'"),
+    ("torch.optim.SGD", {"momentun": 0.9}, "lr, momentum, dampening"),
     ("torch.optim.SGD", {"momentum": -1}, "Invalid momentum value: -1"),
-    ("torch.optim.SGD", {"momentum": "much"}, "momentum"),
-    ("torch.optim.SGD", {"nesterov": 1}, "Nesterov momentum requires"),
-    ("torch.optim.RMSprop", {"alpha": math.nan}, "Invalid alpha value: nan"),
 ]
 
 
@@ -382,8 +310,6 @@ def test_what_cannot_train_is_one_line(
 ) -> None:
     brought = SimpleNamespace(
         nothing=lambda params, lr: None,  # noqa: ARG005
-        parameters=lambda params, lr: params,  # noqa: ARG005
-        two=lambda params, lr: (torch.optim.SGD(params, lr=lr),) * 2,
         Rebinding=own(lambda p, lr: p - lr * p.grad),  # and nothing becomes of it
         Regrouping=Regrouping,
         Broken=own(lambda p, lr: 1 / 0),  # noqa: ARG005
@@ -394,7 +320,7 @@ def test_what_cannot_train_is_one_line(
         optimizer.check(name, {"lr": 0.1, **given}, NETWORK, "arms.mine")
 
     (line,) = str(refused.value).splitlines()
-    assert line.startswith(f"arms.mine.hyperparameters = {given}; allowed: what {name} takes")
+    assert line.startswith(f"arms.mine.hyperparameters = {given}; allowed: values of ")
     assert named in line
     assert len(line) < 600
 

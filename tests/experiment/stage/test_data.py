@@ -40,24 +40,6 @@ def test_what_is_written_is_read() -> None:
             assert np.array_equal(array, expected)
 
 
-def test_the_title_is_read_without_the_samples() -> None:
-    Dataset(ROWS, ROWS, ROWS).write("some", "Some data")
-    content = FILE.read_bytes()
-    middle = content.index(ROWS.x.tobytes()) + 8
-    FILE.write_bytes(content[:middle] + b"damaged" + content[middle + 7 :])
-    assert data.title("some") == "Some data"
-    with pytest.raises(UserError, match="damaged"):
-        Dataset.read("some")
-
-
-def test_the_same_data_are_the_same_bytes() -> None:
-    contents = []
-    for _ in range(2):
-        Dataset(ROWS, ROWS, ROWS).write("some", "Some data")
-        contents.append(FILE.read_bytes())
-    assert contents[0] == contents[1]
-
-
 @pytest.mark.parametrize("keep", [0, 10, 5000])
 def test_a_damaged_file_is_named(keep: int) -> None:
     Dataset(ROWS, ROWS, ROWS).write("some", "Some data")
@@ -70,11 +52,5 @@ def test_a_damaged_file_is_named(keep: int) -> None:
 def test_a_missing_array_is_named() -> None:
     FILE.parent.mkdir()
     np.savez(FILE, x_train=np.zeros((9, 40), np.float32))
-    with pytest.raises(UserError, match="no array 'y_train'"):
-        Dataset.read("some")
-
-
-def test_rows_that_do_not_match_are_named() -> None:
-    Dataset(ROWS, ROWS._replace(y=ROWS.y[:-1]), ROWS).write("some", "Some data")
-    with pytest.raises(UserError, match=r"x_validation has 9 rows and y_validation has 8"):
+    with pytest.raises(UserError, match=r"some\.npz: damaged, .*y_train"):
         Dataset.read("some")

@@ -38,67 +38,32 @@ def python(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def loaded(machine: str) -> tuple[dict[str, str], str]:
-    """The environment in which the libraries are loaded, and what they say on stderr."""
+@pytest.mark.parametrize("machine", [platform.machine(), "aarch64", "riscv64"])
+def test_an_architecture_is_told_its_own_settings_and_none_of_another(machine: str) -> None:
     done = python("-W", "error", "-c", LOADED.format(machine=machine))
+
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
-
-
-def test_this_machine_takes_its_settings_without_a_warning() -> None:
-    found, said = loaded(platform.machine())
-    assert environment.ARITHMETIC.items() <= found.items()
-    assert not re.search("warn|invalid|unknown", said, re.IGNORECASE), said
-
-
-@pytest.mark.parametrize("names", [("x86_64", "AMD64"), ("aarch64", "arm64", "ARM64")])
-def test_an_architecture_has_one_setting_by_any_name(names: tuple[str, ...]) -> None:
-    assert len({json.dumps(environment.instructions(name)) for name in names}) == 1
-
-
-@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
-def test_another_architecture_is_not_told_instructions_of_x86(machine: str) -> None:
-    found, _ = loaded(machine)
-    told = environment.instructions(machine)
+    found, told = json.loads(done.stdout), environment.instructions(machine)
     assert (environment.THREADS | told).items() <= found.items()
     assert not (environment.instructions("x86_64").keys() - told.keys()) & found.keys()
-    assert not {"avx2", "haswell"} & {text.lower() for text in told.values()}
+    if machine == platform.machine():
+        assert not re.search("warn|invalid|unknown", done.stderr, re.IGNORECASE), done.stderr
 
 
-# A stage that proves its arithmetic and says in which process.
-STAGE = """
-import os
-def main():
-    import numpy, torch
-    from experiment.stage import environment
-    environment.prove()
-    print("proved")
-"""
 OTHER_THREADS = "import os, torch; os.environ['OMP_NUM_THREADS'] = '2'; torch.set_num_threads(2)"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a process cannot replace itself")
-@pytest.mark.parametrize("first", ["import numpy", "import scipy.linalg", "import torch"])
-def test_a_stage_that_begins_with_a_library_loaded_computes_as_any_other(
-    first: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("first", ["import numpy", "import scipy.linalg", OTHER_THREADS])
+def test_a_stage_with_other_arithmetic_is_refused_in_one_line(first: str, tmp_path: Path) -> None:
+    if (os.cpu_count() or 1) == 1:
+        pytest.skip("this machine has one thread anyhow")
     (tmp_path / "sitecustomize.py").write_text(first)
-    (tmp_path / "a_stage.py").write_text(STAGE)
 
-    done = python("stages", "a_stage", path=str(tmp_path))
-
-    assert (done.returncode, done.stdout) == (0, "proved\n"), done.stderr
-
-
-@pytest.mark.parametrize("stage", ["check_params", "compare", "tune"])
-def test_a_stage_that_cannot_be_right_is_refused_in_one_line(stage: str, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(OTHER_THREADS)
-
-    done = python("stages", stage, path=str(tmp_path))
+    done = python("stages", "compare", path=str(tmp_path))
 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: this process computes with 2 threads of ")
+    assert line.startswith("error: this process computes with ")
 
 
 @pytest.mark.parametrize(

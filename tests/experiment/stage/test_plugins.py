@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,39 +17,42 @@ from experiment.stage.errors import UserError
 def test_an_unknown_module_is_told_with_those_that_are_there(name: str) -> None:
     with pytest.raises(UserError) as refused:
         plugins.module("networks", name, "params.yaml: model.name")
+    start = f"params.yaml: model.name = {name!r}; allowed: a module in stages/experiment/networks: "
+    assert str(refused.value).startswith(start)
+    there = {path.stem for path in (plugins.PLUGINS / "networks").glob("[a-z]*.py")}
+    assert set(str(refused.value).removeprefix(start).split(", ")) == there
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's module among the networks."""
+    import experiment.networks
+
+    (tmp_path / "networks").mkdir()
+    monkeypatch.setattr(plugins, "PLUGINS", tmp_path)
+    monkeypatch.setattr(experiment.networks, "__path__", [str(tmp_path / "networks")])
+    monkeypatch.delitem(sys.modules, "experiment.networks.brought", raising=False)
+    return tmp_path / "networks/brought.py"
+
+
+def test_a_module_that_is_put_there_is_found(brought: Path) -> None:
+    brought.write_text("def create(): return 5\n")
+    assert plugins.module("networks", "brought", "params.yaml: model.name").create() == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        *[(c, "cannot be imported: ") for c in ("def create(:\n", "import not_installed\n")],
+        *[(c, "has no function create; allowed: ") for c in ("def load(): ...\n", "create = 5\n")],
+    ],
+)
+def test_a_module_that_is_none_is_one_line(brought: Path, content: str, said: str) -> None:
+    brought.write_text(content)
+    with pytest.raises(UserError) as refused:
+        plugins.module("networks", "brought", "params.yaml: model.name")
     (line,) = str(refused.value).splitlines()
-    assert line == (
-        f"params.yaml: model.name = {name!r}; allowed: a module in stages/experiment/networks: "
-        "cnn, embedding_mlp, image_cnn, logistic, mlp, transformer"
-    )
-
-
-def test_a_module_that_is_put_there_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import experiment.networks
-
-    (tmp_path / "networks").mkdir()
-    (tmp_path / "networks/brought.py").write_text("create = 5\n")
-    monkeypatch.setattr(plugins, "PLUGINS", tmp_path)
-    monkeypatch.setattr(experiment.networks, "__path__", [str(tmp_path / "networks")])
-    assert plugins.module("networks", "brought", "params.yaml: model.name").create == 5
-
-
-@pytest.mark.parametrize("content", ["def create(:\n", "import not_installed\n", "1 / 0\n"])
-def test_a_module_that_cannot_be_loaded_is_one_line(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import experiment.networks
-
-    (tmp_path / "networks").mkdir()
-    (tmp_path / "networks/broken.py").write_text(content)
-    monkeypatch.setattr(plugins, "PLUGINS", tmp_path)
-    monkeypatch.setattr(experiment.networks, "__path__", [str(tmp_path / "networks")])
-    with pytest.raises(UserError) as rejected:
-        plugins.module("networks", "broken", "params.yaml: model.name")
-    (line,) = str(rejected.value).splitlines()
-    assert line.startswith("stages/experiment/networks/broken.py cannot be imported: ")
+    assert line.startswith(f"stages/experiment/networks/brought.py {said}")
 
 
 OPTIONS = {"width": 3, "depth": 2}

@@ -20,7 +20,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {"versions": versions.pinned(ROOT / "constraints.txt")}
     for path in (versions.LISTED_FILE, versions.LISTED_FILE_OF_STUDIES):
         files.write_json(path, listed)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # a stage sets its own
     monkeypatch.setattr(code, "_SOURCES", {})  # whoever edits them while the tests run
 
 

@@ -26,11 +26,6 @@ def listed(path: str, **changed: str) -> None:
     Path(path).write_text(json.dumps({"versions": {**versions.pinned(), **changed}}))
 
 
-@pytest.mark.parametrize("check", versions.CHECKS)
-def test_what_is_installed_is_what_is_pinned(check: str) -> None:
-    versions.check(check)
-
-
 def test_the_other_stages_ask_for_what_their_check_has_listed() -> None:
     listed("data/versions.json")
     listed("data/studies.json", torch="0.1")

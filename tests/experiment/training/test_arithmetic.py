@@ -18,7 +18,7 @@ from experiment.training.loop import Group, RunConfig, train_group
 from studies.gradients import analysis
 from studies.published import protocol
 
-SETTING = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (5,)}, 1, 16, "cpu", 0, "test")
+CONFIG = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (5,)}, 1, 16, "cpu", 0, "test")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -98,10 +98,10 @@ def dataset() -> Dataset:
 
 
 def trained(optimizer: str, **hyperparameters: float | str) -> Callable[[], object]:
-    setting = replace(
-        SETTING, optimizer=optimizer, hyperparameters={"lr": 0.01, **hyperparameters}, noise=0.5
+    config = replace(
+        CONFIG, optimizer=optimizer, hyperparameters={"lr": 0.01, **hyperparameters}, noise=0.5
     )
-    return lambda: train_group(dataset(), Group(setting, 0, 2))
+    return lambda: train_group(dataset(), Group(config, 0, 2))
 
 
 COMPUTED = {
@@ -112,18 +112,18 @@ COMPUTED = {
     "sgd": trained("low_rank", base="torch.optim.SGD", momentum=0.9, rank=2),
     "update": trained("filtered_update", rank=2),
     "schedule": lambda: train_group(
-        dataset(), Group(replace(SETTING, schedule="cosine", warmup=0.5), 0, 2)
+        dataset(), Group(replace(CONFIG, schedule="cosine", warmup=0.5), 0, 2)
     ),
     "per_layer": trained("lrg_adam", rank=0.5, scope="parameter"),
     "permuted": trained("controls", keep="permuted", rank=2),
     "energy": trained("controls", keep="energy", energy=0.7),
     "rest": trained("controls", keep="rest", rank=2),
     "random": trained("controls", keep="random", rank=2),
-    "cnn": lambda: train_group(dataset(), Group(replace(SETTING, model="cnn"), 0, 2)),
-    "logistic": lambda: train_group(dataset(), Group(replace(SETTING, model="logistic"), 0, 2)),
+    "cnn": lambda: train_group(dataset(), Group(replace(CONFIG, model="cnn"), 0, 2)),
+    "logistic": lambda: train_group(dataset(), Group(replace(CONFIG, model="logistic"), 0, 2)),
     "gradients": lambda: analysis.analyse(
         analysis.Samples(*dataset()[:2]),
-        analysis.GradientTask(SETTING, 0, 2, (1,), ranks=(1, 3), batches=2),
+        analysis.GradientTask(CONFIG, 0, 2, (1,), ranks=(1, 3), batches=2),
     ),
     "published": lambda: protocol.repeat(
         dataset(),

@@ -108,11 +108,6 @@ def test_a_diverged_trial_is_finished_with_an_infinite_loss(bad: float) -> None:
     assert min(trials, key=lambda t: t.validation_loss).validation_loss < math.inf
 
 
-def test_a_search_whose_every_trial_diverges_ends() -> None:
-    trials = search(SPACE, lambda points: [math.nan] * len(points), trials=9, wave=4, seed=0)
-    assert [t.validation_loss for t in trials] == [math.inf] * 9
-
-
 @given(
     lr=st.floats(1e-4, 1e-1),
     rank=st.integers(1, 118),

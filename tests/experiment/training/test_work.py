@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -12,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import ENVIRONMENT, ROOT
+import yaml
+from project import ARMS, ENVIRONMENT, ROOT
 
-from experiment.stage import code
+from experiment.stage import code, versions
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
 from experiment.training import kept, places
-from experiment.training.work import Result, Work, merged, spans
+from experiment.training.work import Result, Work
+from studies.training.arm import tune
+from studies.training.arms import ArmConfig
 
 DATA = Dataset(*(Split(np.ones((2, 40), np.float32), np.zeros(2, np.int64)) for _ in range(3)))
 calls: list[int] = []
@@ -55,15 +59,16 @@ def run(*tasks: Task, data: Dataset = DATA) -> list[int]:
         return [int(result["double"]) for result in opened.run(double, tasks)]
 
 
-def test_spans_cover_every_replicate_once() -> None:
-    assert spans(10, 4) == [(0, 4), (4, 4), (8, 2)]
-    assert spans(4, 4) == [(0, 4)]
-    assert spans(3, 8) == [(0, 3)]
-
-
-def test_results_are_merged_in_their_order() -> None:
-    found = merged([{"loss": torch.tensor([1, 2])}, {"loss": torch.tensor([3])}])
-    assert found["loss"].tolist() == [1, 2, 3]
+def python(program: str, *command: str | Path, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program that may import this file, as the last argument of a command."""
+    found = [path, *map(str, (ROOT / "stages", Path(__file__).parent, ROOT / "tests/pipeline"))]
+    return subprocess.run(
+        [*command, sys.executable, "-B", "-c", program],
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(found)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_what_was_finished_is_not_computed_again() -> None:
@@ -123,27 +128,50 @@ def test_an_edit_of_the_code_finds_nothing_and_the_way_back_finds_all(tmp_path: 
         "    print('computed', end=' ')\n"
         "    return {'n': torch.tensor(of_my_own.NUMBER)}\n"
     )
-    path = [tmp_path, ROOT / "stages", Path(__file__).parent, ROOT / "tests/pipeline"]
     said = []
     for number in (1, 2, 1):
         module.write_text(f"NUMBER = {number}\n")
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", script],
-            env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, path))},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        said.append(done.stdout.strip())
+        said.append(python(script, path=str(tmp_path)).stdout.strip())
     assert said == ["computed 1", "computed 2", "1"]
 
 
 def test_other_versions_find_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run(Task(1))
-    monkeypatch.setattr(code, "digest", lambda _: "of other versions")
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "installed", lambda _: "0.1")
+        code.digest.cache_clear()
+        assert run(Task(1)) == [2]
+    code.digest.cache_clear()
 
     assert run(Task(1)) == [2]
     assert calls == [1, 1]
+
+
+def test_an_arm_with_two_more_rates_trains_two(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((24, 4), np.float32), rng.integers(0, 3, 24)
+    data = Dataset(Split(x, y), Split(x, y), Split(x, y))
+
+    given = yaml.safe_load((ROOT / ARMS).read_text())["defaults"]
+    given |= {"optimizer": "adam", "model": "logistic", "options": {}, "finest_ratio": None}
+    given |= {"epochs": 2, "batch_size": 8, "tuning_replicates": 3, "group": 3}
+
+    def losses(*lrs: float) -> dict[float, list[float]]:
+        arm = ArmConfig(**{**given, "lrs": lrs})
+        with open_work(len(lrs), data) as work:
+            found = tune(work, arm)
+        return {lr: curves["validation_loss_nats"].tolist() for lr, curves in found.items()}
+
+    losses(0.01)
+    (first,) = done = set(folder.iterdir())
+    before = first.stat().st_ino
+
+    more = losses(0.001, 0.01, 0.1)
+
+    assert first.stat().st_ino == before
+    assert len(set(folder.iterdir()) - done) == 2
+    shutil.rmtree(folder)
+    assert losses(0.001, 0.01, 0.1) == more
 
 
 def test_what_was_used_least_recently_is_dropped(
@@ -180,15 +208,6 @@ def test_a_folder_that_cannot_be_written_is_told_once(
     assert line == f"{kept.FOLDER}: File exists; finished tasks are not kept"
 
 
-def test_processes_give_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXPERIMENT_WORKERS", "2")
-    tasks = [Task(number) for number in range(5)]
-
-    assert run(*tasks) == [0, 2, 4, 6, 8]
-    assert calls == []  # those of other processes are not seen here
-    assert multiprocessing.active_children() == []
-
-
 def many(data: Dataset, task: Task) -> Result:
     rows = torch.from_numpy(data.train.y).sum() + torch.full((1000,), float(task.number))
     return {str(i): rows for i in range(11)}
@@ -209,8 +228,7 @@ print(int(sum(tensor.sum() for result in results for tensor in result.values()))
     "limit",
     [
         "ulimit -n 64",
-        "export TMPDIR=$PWD/{long}; mkdir $TMPDIR",
-        "mount -t tmpfs -o ro none /dev/shm",
+        pytest.param("export TMPDIR=$PWD/{long}; mkdir $TMPDIR", marks=pytest.mark.slow),
         "mount -t tmpfs -o size=64k none /dev/shm",
     ],
 )
@@ -218,16 +236,9 @@ def test_processes_need_no_descriptors_and_no_shared_memory(limit: str) -> None:
     alone = ["unshare", "--mount"] if limit.startswith("mount") else []
     if alone and subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
-    path = [ROOT / "stages", Path(__file__).parent, ROOT / "tests/pipeline"]
-    command = f'{limit.format(long="t" * 100)} && exec "$0" -c "$1"'
+    shell = f'{limit.format(long="t" * 100)} && exec "$0" "$@"'
 
-    done = subprocess.run(
-        [*alone, "sh", "-c", command, sys.executable, f"import experiment\n{LIMITED}"],
-        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, path))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(f"import experiment\n{LIMITED}", *alone, "sh", "-c", shell)
 
     assert done.stdout == f"{sum(range(100)) * 11 * 1000}\n", done.stderr
 
@@ -285,34 +296,12 @@ def test_a_number_of_workers_that_is_none_is_reported(
         run(Task(1))
 
 
-@pytest.mark.parametrize("asked", [None, "100"])
-def test_windows_has_61_workers_at_most(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EXPERIMENT_WORKERS")
-    if asked is not None:
-        monkeypatch.setenv("EXPERIMENT_WORKERS", asked)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 100)
-    assert places.workers() == 100
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert places.workers() == 61
-
-
 def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     opened = open_work(device="cuda")
 
     with pytest.raises(UserError, match=r"params.yaml: device = cuda; allowed: cpu"), opened:
         pass
-
-
-def python(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "stages")},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where workers are forked")
