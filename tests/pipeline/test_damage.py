@@ -126,7 +126,7 @@ def test_a_stage_names_an_input_that_is_damaged(
     assert {**project.read(), name: b""} == {**before, name: b""}
 
 
-@pytest.mark.parametrize("best", ['{"lr": "high"}', '{"lr": 0.1, "rank": 3}', "[]"])
+@pytest.mark.parametrize("best", ['{"lr": "high"}', '{"lr": 0.1, "rank": 3}', '{"lr": -1}', "[]"])
 def test_a_hand_edited_best_is_refused(project: Project, best: str) -> None:
     (project.folder / "metrics/tune_adam.json").write_text(f'{{"best": {best}}}')
 

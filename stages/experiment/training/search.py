@@ -188,7 +188,10 @@ def read_best(params: Params, optimizer: str) -> Hyperparameters:
         not isinstance(best, dict)
         or best.keys() != names
         or not all(type(value) in (int, float) for value in best.values())
+        or best["lr"] <= 0
     ):
         allowed = ", ".join(sorted(names))
-        raise UserError(f"{path}: best = {best!r}; allowed: a number for each of {allowed}")
+        raise UserError(
+            f"{path}: best = {best!r}; allowed: a number for each of {allowed}, lr above 0"
+        )
     return {**fixed, **best}
