@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
 from processes import AFTER_KILL, WAY_BACK
-from project import ROOT, Project
+from project import ROOT, SMALL, Project
 
 from .pages import DETAIL, FRONT, PAGES, Page
 
@@ -122,8 +122,9 @@ def test_the_way_back_is_the_one_that_is_tested() -> None:
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with results."""
-    project = Project.fresh(tmp_path_factory.mktemp("answered") / "project")
+    """A project with results, which trains for enough steps to warm up over a tenth of them."""
+    changes = SMALL | {"training.batch_size": 16}
+    project = Project.fresh(tmp_path_factory.mktemp("answered") / "project", changes)
     project.dvc("repro")
     project.commit("Results")
     return project
