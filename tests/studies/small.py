@@ -179,7 +179,7 @@ SMALL_STUDIES: dict[str, Any] = {
             "division", "update", "adam", optimizer="filtered_update", lrs=[0.01], **rank(1)
         ),
     },
-    "trajectories": ["adam", "rank_20", "flipped_adam"],
+    "trajectories": ["adam", "rank_20", "flipped_adam", "noise_double"],
     "gradients": GRADIENTS,
     "search_budget": {
         "samplers": 2,

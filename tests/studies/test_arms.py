@@ -221,7 +221,10 @@ def named(name: str) -> Change:
             train("rank_20", hyperparameters={"lr": 1}),
             "train: hyperparameters = {'lr': 1}; allowed",
         ),
-        (train("rank_20", hyperparameters={"rank": float("nan")}), "rank = nan; allowed: a num"),
+        (
+            train("rank_20", hyperparameters={"rank": float("nan")}),
+            "rank = nan; allowed: arguments of the optimizer",
+        ),
         *(
             (named(name), "; allowed: names of a-z, 0-9 and _ that begin with a letter")
             for name in ("Rank", "1", "", "a;touch x;")

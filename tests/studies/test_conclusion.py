@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             entry = {"study": study, "label": name, "train": given, "against": against}
             content["arms"][name] = entry
     Path("stages/studies").mkdir(parents=True)
-    Path("stages/studies/arms.yaml").write_text(yaml.safe_dump(content))
+    Path("stages/studies/arms.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def write_study(
