@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from project import Project
+from project import SAID, Project
 
 from experiment.stage import run
 
@@ -46,7 +46,8 @@ def at_10(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 
     def make(folder: Path) -> Project:
         project = finished.copy(folder)
-        project.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
+        done = project.dvc("exp", "run", "-n", "rank-10", "-S", "rank=10")
+        (folder / SAID).write_text(done.stdout)
         return project
 
     return once(tmp_path_factory.getbasetemp(), "at_10", make)

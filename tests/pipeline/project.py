@@ -19,8 +19,13 @@ ROOT = Path(__file__).parents[2]
 PARAMS = (ROOT / "params.yaml").read_text()
 STUDIES = "stages/studies/dvc.yaml"
 ARMS = "stages/studies/arms.yaml"
+SAID = ".dvc/tmp/said.txt"  # what DVC said while a shared project was made
 # What `python stages` needs beside what a stage declares; it computes nothing.
 LAUNCHER = ("stages/__main__.py", "stages/experiment/__init__.py")
+
+# What a processor that lacks AVX-512 looks like to MKL: of all libraries it alone chooses its
+# instructions by something else than a setting of the pipeline's own.
+LESSER_PROCESSOR = {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 # Small enough for every stage to take seconds.
 SMALL = {
@@ -179,7 +184,7 @@ class Project:
 
     def ran(self, *arguments: str) -> list[str]:
         """The stages that `dvc <arguments>` ran."""
-        return re.findall(r"^Running stage '([^']+)'", self.dvc(*arguments).stdout, re.MULTILINE)
+        return stages_run(self.dvc(*arguments).stdout)
 
     def commit(self, message: str) -> None:
         """Commit all that Git does not ignore."""
@@ -208,6 +213,11 @@ class Project:
         """The bytes of every output that exists."""
         paths = {path: self.folder / path for path in self.outputs()}
         return {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+
+
+def stages_run(said: str) -> list[str]:
+    """The stages that ran, by what DVC said."""
+    return re.findall(r"^Running stage '([^']+)'", said, re.MULTILINE)
 
 
 def stage_outputs(stage: dict) -> list[str]:

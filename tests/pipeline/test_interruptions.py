@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,33 +71,36 @@ def test_the_way_back_computes_nothing_again(
 @pytest.mark.parametrize(
     ("stage", "more"),
     [
-        pytest.param("tune_lrg_adam", {"tune.trials": 4}, marks=pytest.mark.slow),
+        ("tune_lrg_adam", {"tune.trials": 4}),
         ("final_train@adam", {"final_train.replicates": 9}),
     ],
 )
 def test_more_of_the_same_computes_the_rest_alone(
-    project: Project, stage: str, more: dict[str, object]
+    project: Project,
+    stage: str,
+    more: dict[str, object],
+    run_here: Callable[[Project, str], None],
 ) -> None:
     forget_tasks(project)
     params, command = project.folder / "params.yaml", project.stages()[stage]["cmd"]
     before = params.read_text()
-    project.shell(command)
+    run_here(project, command)
     first, done = project.read(), kept(project)
 
     set_params(params, more)
-    project.shell(command)
+    run_here(project, command)
     second = project.read()
 
     assert done.items() < kept(project).items()
     assert len(kept(project)) == len(done) + 1
     params.write_text(before)
-    project.shell(command)
+    run_here(project, command)
     assert project.read() == first
     assert len(kept(project)) == len(done) + 1
     # The same as from nothing.
     forget_tasks(project)
     set_params(params, more)
-    project.shell(command)
+    run_here(project, command)
     assert project.read() == second
 
 
@@ -158,7 +162,7 @@ def test_any_moment_is_a_good_one_to_be_killed(finished: Project, tmp_path: Path
     rng = random.Random(20)
     done: dict[Path, int] = {}
     kills = 0
-    while kills < 20:
+    while kills < 12:
         run = Run.dvc(project, "repro", EXPERIMENT_WORKERS=rng.choice("12"))
         with suppress(subprocess.TimeoutExpired):
             if run.wait(rng.uniform(1, 9)) != 0:

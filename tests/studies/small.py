@@ -320,6 +320,16 @@ def all_stages(project: Project) -> dict[str, dict]:
     }
 
 
+def bring_a_module() -> list[str]:
+    """The first of the arms with each optimizer, network and data set: one for each module."""
+    found = {}
+    for name, one in SMALL_STUDIES["arms"].items():
+        train = DEFAULTS | one["train"]
+        for key in ("optimizer", "model", "data"):
+            found.setdefault((key, train[key]), name)
+    return list(dict.fromkeys(found.values()))
+
+
 def addresses() -> list[str]:
     """Those of all stages of a project with small studies and a study of one's own."""
     expanded = ("gradients@", "own@", "compare_own@")
@@ -366,6 +376,13 @@ def long_ones(project: Project, ran: list[str]) -> list[str]:
 def trained(project: Project, *targets: str) -> list[str]:
     """What the stages that train write, of those that `dvc repro <targets>` runs."""
     return long_ones(project, project.ran("repro", *targets))
+
+
+def would_train(project: Project) -> list[str]:
+    """The same of those that would run after check_arms, without running them."""
+    project.dvc("repro", "-s", f"{STUDIES}:check_arms")
+    status = json.loads(project.dvc("status", STUDIES, TRAINING, "--json").stdout)
+    return long_ones(project, list(status))
 
 
 def isolated(project: Project, stage: dict, folder: Path) -> Project:

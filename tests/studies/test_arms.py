@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,11 +47,34 @@ MINE: Content = {**OWN_STUDY, "own": {"rmsprop": OWN_STUDY["own"]["rmsprop"]}}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A project with small studies, in which check_arms can run."""
     monkeypatch.chdir(tmp_path)
+    write_project()
+
+
+def write_project() -> None:
     for name in ("constraints.txt", "stages/experiment", "stages/lrg_adam"):
         link(name)
     for name in ("__init__.py", "training"):
         link(f"stages/studies/{name}")
     write(SMALL_STUDIES, MINE)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which check_arms has run, and what it said."""
+    path = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.chdir(path)
+        write_project()
+        check_arms.main()
+        Path("said").write_text(said.getvalue())
+    return path
+
+
+@pytest.fixture
+def checked(folder: None, once: Path) -> str:  # noqa: ARG001
+    """The project after check_arms; what it said."""
+    shutil.copytree(once / "data", "data")
+    return (once / "said").read_text()
 
 
 def link(name: str) -> None:
@@ -337,18 +363,17 @@ def test_a_mistake_in_the_last_own_arm_is_found_before_any_trains() -> None:
     assert "own.bad.train.hyperparameters = {'momentun': 1}" in refused(check_arms.main)
 
 
-def test_too_few_replicates_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_replicates_are_told(checked: str) -> None:
     """With 4 pairs no sign-flip p-value is below 2 / 2^4."""
-    check_arms.main()
     line = "note: study mine: with 4 replicates no difference from adam can be shown; allowed: "
-    assert f"{line}replicates of at least 6\n" in capsys.readouterr().out
+    assert f"{line}replicates of at least 6\n" in checked
 
 
 # What decides a result
 
 
+@pytest.mark.usefixtures("checked")
 def test_an_arm_s_file_names_its_modules_and_its_data_and_no_others() -> None:
-    check_arms.main()
     inputs = {
         name: set(json.loads((SETTINGS_OF_ARMS / f"{name}.json").read_text())["inputs"])
         for name in ("adam", "permuted", "digits", "rmsprop")
@@ -371,14 +396,14 @@ def test_an_arm_s_file_names_its_modules_and_its_data_and_no_others() -> None:
     }
 
 
+@pytest.mark.usefixtures("checked")
 def test_a_package_that_a_class_comes_from_is_named_with_its_version() -> None:
-    check_arms.main()
     content = json.loads((SETTINGS_OF_ARMS / "rmsprop.json").read_text())
     assert list(content["versions"]) == ["torch"]
 
 
+@pytest.mark.usefixtures("checked")
 def test_an_input_that_changes_after_the_check_is_named() -> None:
-    check_arms.main()
     assert arm_stage.read_settings("adam") == read_arms()["adam"].train
     path = Path("data/studies/mnist1d.npz")
     path.write_bytes(path.read_bytes() + b"0")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import STUDIES, Project, set_params
+from project import SAID, STUDIES, Project, stages_run
 
 from experiment.report.measures import MEASURES
 
@@ -18,12 +18,12 @@ from .small import (
     OWN_STUDY,
     SMALL_STUDIES,
     TRAINING,
-    add_own_study,
     all_stages,
     arm,
     read_yaml,
     results,
     trained,
+    would_train,
     write_yaml,
 )
 
@@ -46,24 +46,18 @@ def project(with_own: Project, tmp_path: Path) -> Project:
 
 
 def test_it_trains_its_arms_alone_and_changes_no_byte_of_what_is_published(
-    studied: Project, tmp_path: Path
+    studied: Project, with_own: Project
 ) -> None:
-    project = studied.copy(tmp_path / "project")
-    published = results(project)
-    add_own_study(project)
-    # Another network in the main pipeline is no concern of the published arms.
-    set_params(project.folder / "params.yaml", {"model.name": "logistic", "device": "cuda"})
+    said = (with_own.folder / SAID).read_text()
 
-    done = project.dvc("repro", f"{STUDIES}:compare_own@mine")
-
-    ran = re.findall(r"^Running stage '[^']*:([^']+)'", done.stdout, re.MULTILINE)
-    assert sorted(ran) == ["check_arms", "compare_own@mine", "own@rmsprop", "own@sign"]
+    ran = sorted(address.rpartition(":")[2] for address in stages_run(said))
+    assert ran == ["check_arms", "compare_own@mine", "own@rmsprop", "own@sign"]
     # The published arms are up to date; a study says how far it is, and what it found.
     count = len(SMALL_STUDIES["arms"]) + 2
-    assert f"arm {count - 1} of {count}: " in done.stdout
-    assert f"arm {count} of {count}: " in done.stdout
-    assert re.search("equivalent|inconclusive|better|worse", done.stdout)
-    after = results(project)
+    assert f"arm {count - 1} of {count}: " in said
+    assert f"arm {count} of {count}: " in said
+    assert re.search("equivalent|inconclusive|better|worse", said)
+    published, after = results(studied), results(with_own)
     assert after.keys() - published.keys() == OURS
     assert {path: after[path] for path in published} == published
 
@@ -93,24 +87,25 @@ def test_it_may_be_taken_away_again(project: Project, studied: Project) -> None:
     shutil.rmtree(project.folder / "metrics/own/arms")
     for path in OURS:
         (project.folder / path).unlink(missing_ok=True)
-    assert trained(project, STUDIES) == []
-    assert results(project) == results(studied)
+    assert would_train(project) == []
 
 
-def test_a_change_of_one_of_its_arms_trains_that_one_alone(project: Project) -> None:
+def test_changes_of_its_arms_train_these_arms_alone(project: Project) -> None:
     content = read_yaml(project, OWN)
     content["own"]["sign"]["train"]["lrs"] = [0.001, 0.003]
+    content["own"]["rmsprop"]["label"] = "renamed"
+    content["data"]["few"] = {**MNIST1D, "train": 100}
+    bases = {"few_adam": [], "few_sgd": ["few_adam"]}
+    for name, against in bases.items():
+        optimizer = "adam" if name == "few_adam" else "torch.optim.SGD"
+        content["own"][name] = arm("mine", name, *against, optimizer=optimizer, data="few")
     write_yaml(project, OWN, content)
-    assert trained(project, STUDIES) == ["own/sign"]
 
+    ran = trained(project, f"{STUDIES}:compare_own@mine")
 
-def test_a_change_of_one_of_its_labels_trains_nothing(project: Project) -> None:
-    content = read_yaml(project, OWN)
-    content["own"]["sign"]["label"] = "signs"
-    write_yaml(project, OWN, content)
-    assert trained(project, STUDIES) == []
+    assert sorted(ran) == ["own/few_adam", "own/few_sgd", "own/sign"]
     table = pd.read_csv(project.folder / "metrics/own/mine.csv").set_index("arm")
-    assert set(table.loc["sign", "label"]) == {"signs"}
+    assert set(table.loc["rmsprop", "label"]) == {"renamed"}
 
 
 def test_an_edit_of_a_module_that_it_imports_trains_the_arm_that_uses_it(
@@ -121,26 +116,12 @@ def test_an_edit_of_a_module_that_it_imports_trains_the_arm_that_uses_it(
     module = rooms / "sign.py"
     imported = "import torch\n\nfrom experiment.optimizers import halves\n"
     module.write_text(module.read_text().replace("import torch\n", imported))
-    assert trained(project, STUDIES) == ["own/sign"]
+    assert trained(project, f"{STUDIES}:compare_own@mine") == ["own/sign"]
     (rooms / "halves.py").write_text("HALF = 0.25\n")
-    assert trained(project, STUDIES) == ["own/sign"]
+    assert would_train(project) == ["own/sign"]
 
 
-def test_an_arm_on_data_of_its_own(project: Project) -> None:
-    content = read_yaml(project, OWN)
-    content["data"]["few"] = {**MNIST1D, "train": 100}
-    bases = {"few_adam": [], "few_sgd": ["few_adam"]}
-    for name, against in bases.items():
-        optimizer = "adam" if name == "few_adam" else "torch.optim.SGD"
-        content["own"][name] = arm("mine", name, *against, optimizer=optimizer, data="few")
-    write_yaml(project, OWN, content)
-    assert sorted(trained(project, f"{STUDIES}:compare_own@mine")) == [
-        "own/few_adam",
-        "own/few_sgd",
-    ]
-
-
-@pytest.mark.parametrize("place", ["hyperparameters", "options", "data", "arm", "data set"])
+@pytest.mark.parametrize("place", ["hyperparameters", "arm", "data set"])
 def test_no_name_and_no_value_reaches_a_shell(project: Project, place: str) -> None:
     evil = "a;touch x;"
     content = read_yaml(project, OWN)
@@ -150,7 +131,7 @@ def test_no_name_and_no_value_reaches_a_shell(project: Project, place: str) -> N
     elif place == "data set":
         content["data"][evil] = MNIST1D
     else:
-        one["train"][place] = evil if place == "data" else {evil: evil}
+        one["train"][place] = {evil: evil}
     write_yaml(project, OWN, content)
     before = results(project)
     failed = project.dvc("repro", f"{STUDIES}:compare_own@mine", check=False)

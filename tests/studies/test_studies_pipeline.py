@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,6 +19,7 @@ from .small import (
     read_yaml,
     results,
     trained,
+    would_train,
     write_yaml,
 )
 
@@ -94,118 +94,68 @@ def test_full_rank_is_adam_to_the_last_bit(studied: Project) -> None:
 # What runs again
 
 
-def test_a_change_of_one_arm_trains_that_arm_alone(project: Project) -> None:
+def test_changes_of_arms_train_these_arms_alone(project: Project) -> None:
     edit_arm(project, "random_subspace", train={"hyperparameters": {"keep": "random", "rank": 2}})
-    assert trained(project, STUDIES) == ["arms/random_subspace"]
-
-
-def test_a_grid_of_its_own_trains_that_arm_alone(project: Project) -> None:
     edit_arm(project, "randomized", train={"lrs": [0.003, 0.01]})
-    assert trained(project, STUDIES) == ["arms/randomized"]
-    content = json.loads((project.folder / "metrics/studies/arms/randomized.json").read_text())
-    assert {row["lr"] for row in content["tuning"]} == {0.003, 0.01}
-
-
-def test_a_change_of_a_label_trains_nothing(project: Project) -> None:
+    # What these change is a comparison, or the analysis of an arm that is trained.
     edit_arm(project, "rank_20", label="renamed")
-    assert trained(project, STUDIES) == []
-    table = pd.read_csv(project.folder / "metrics/studies/rank_sweep.csv").set_index("arm")
-    assert set(table.loc["rank_20", "label"]) == {"renamed"}
-
-
-def test_another_comparison_trains_nothing(project: Project) -> None:
     edit_arm(project, "permuted", against=["adam", "rank_20"])
-    assert trained(project, STUDIES) == []
-    table = pd.read_csv(project.folder / "metrics/studies/controls.csv").set_index("arm")
-    assert set(table.loc["permuted", "against"]) == {"adam", "rank_20"}
-
-
-def test_an_edit_of_a_report_trains_no_arm(project: Project) -> None:
-    append(project, "stages/experiment/report/statistics.py")
-    before = results(project)
-    assert of_arms(trained(project, STUDIES)) == set()
-    assert results(project) == before
-
-
-def test_an_edit_of_a_report_of_the_studies_trains_nothing(project: Project) -> None:
-    append(project, "stages/studies/report/tables.py")
-    before = results(project)
-    assert trained(project, STUDIES) == []
-    assert results(project) == before
-
-
-def test_a_module_more_trains_no_published_arm(project: Project) -> None:
-    for package in ("optimizers", "networks", "datasets"):
-        (project.folder / f"stages/experiment/{package}/mine.py").write_text('"""Mine."""\n')
-    assert trained(project, STUDIES) == []
-
-
-@pytest.mark.parametrize(
-    ("path", "arms"),
-    [
-        ("optimizers/controls.py", using(optimizer="controls")),
-        ("optimizers/muon.py", using(optimizer="muon")),
-        ("networks/logistic.py", using(model="logistic")),
-        ("datasets/digits.py", set()),  # its data stay as they are
-    ],
-)
-def test_an_edit_of_a_module_trains_the_arms_that_use_it_alone(
-    project: Project, path: str, arms: set[str]
-) -> None:
-    append(project, f"stages/experiment/{path}")
-    assert of_arms(trained(project, STUDIES)) == arms
-
-
-def test_other_data_train_the_arms_that_read_them_alone(project: Project) -> None:
-    content = read_yaml(project, ARMS)
-    content["data"]["flipped_20"]["flipped"] = 0.3
-    write_yaml(project, ARMS, content)
-    assert of_arms(trained(project, STUDIES)) == using(data="flipped_20")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model.name": "logistic", "model.hidden": [9]},
-        {"training.epochs": 3, "device": "cuda", "data.flipped": 0.1},
-    ],
-)
-def test_the_parameters_of_the_main_pipeline_train_nothing(
-    project: Project, changes: dict[str, Any]
-) -> None:
-    set_params(project.folder / "params.yaml", changes)
-    assert trained(project, STUDIES) == []
-
-
-def test_another_trajectory_is_looked_at_alone(project: Project) -> None:
+    set_params(project.folder / "params.yaml", {"compare.margin": 0.5})
     content = read_yaml(project, ARMS)
     content["trajectories"].append("rank_21")
     write_yaml(project, ARMS, content)
-    assert trained(project, STUDIES) == ["gradients/rank_21"]
+
+    ran = trained(project, STUDIES)
+
+    assert sorted(ran) == ["arms/random_subspace", "arms/randomized", "gradients/rank_21"]
+    arm = json.loads((project.folder / "metrics/studies/arms/randomized.json").read_text())
+    assert {row["lr"] for row in arm["tuning"]} == {0.003, 0.01}
+    table = pd.read_csv(project.folder / "metrics/studies/rank_sweep.csv").set_index("arm")
+    assert set(table.loc["rank_20", "label"]) == {"renamed"}
+    table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
+    assert set(table.set_index("arm").loc["permuted", "against"]) == {"adam", "rank_20"}
+    assert list(table["margin"]) == pytest.approx(list(0.5 * table["mean_against"]))
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "expected"),
-    [
-        ("gradients", "batches", {f"gradients/{name}" for name in SMALL_STUDIES["trajectories"]}),
+def test_what_no_arm_uses_trains_nothing(project: Project) -> None:
+    append(project, "stages/studies/report/tables.py")
+    for package in ("optimizers", "networks", "datasets"):
+        (project.folder / f"stages/experiment/{package}/mine.py").write_text('"""Mine."""\n')
+    changes = {"model.name": "logistic", "model.hidden": [9], "training.epochs": 3}
+    changes |= {"device": "cuda", "data.flipped": 0.1}
+    set_params(project.folder / "params.yaml", changes)
+    assert would_train(project) == []
+
+    append(project, "stages/experiment/report/statistics.py")
+    assert of_arms(would_train(project)) == set()
+
+
+def test_an_edit_of_a_module_trains_the_arms_that_use_it_alone(project: Project) -> None:
+    append(project, "stages/experiment/datasets/digits.py")  # its data stay as they are
+    assert of_arms(would_train(project)) == set()
+
+    for module in ("optimizers/controls", "optimizers/muon", "networks/logistic"):
+        append(project, f"stages/experiment/{module}.py")
+    expected = using(optimizer="controls") | using(optimizer="muon") | using(model="logistic")
+    assert of_arms(would_train(project)) == expected
+
+
+def test_another_setting_trains_what_it_is_of_alone(project: Project) -> None:
+    content = read_yaml(project, ARMS)
+    expected: set[str] = set()
+    for section, key, stages in (
         ("search_budget", "samplers", {"search_budget"}),
         ("published", "samplers", {"published"}),
-    ],
-)
-def test_another_setting_of_what_is_no_arm_trains_no_arm(
-    project: Project, section: str, key: str, expected: set[str]
-) -> None:
-    content = read_yaml(project, ARMS)
-    content[section][key] += 1
+        ("gradients", "batches", {f"gradients/{name}" for name in SMALL_STUDIES["trajectories"]}),
+    ):
+        content[section][key] += 1
+        write_yaml(project, ARMS, content)
+        expected |= stages
+        assert set(would_train(project)) == expected
+
+    content["data"]["flipped_20"]["flipped"] = 0.3
     write_yaml(project, ARMS, content)
-    assert set(trained(project, STUDIES)) == expected
-
-
-def test_the_margin_trains_nothing(project: Project) -> None:
-    set_params(project.folder / "params.yaml", {"compare.margin": 0.5})
-    assert trained(project, STUDIES) == []
-    table = pd.read_csv(project.folder / "metrics/studies/controls.csv")
-    assert list(table["margin"]) == pytest.approx(list(0.5 * table["mean_against"]))
+    assert of_arms(would_train(project)) == using(data="flipped_20")
 
 
 # No study of one's own
@@ -218,34 +168,29 @@ def test_an_empty_own_yaml_adds_no_stage(project: Project) -> None:
     listed = project.dvc("stage", "list", "--name-only", STUDIES).stdout.split()
     assert listed
     assert not [name for name in listed if "own" in name]
-    assert trained(project, STUDIES) == []
+    assert would_train(project) == []
     assert not (project.folder / "metrics/own/arms").exists()
 
 
 # Mistakes
 
 
-@pytest.mark.parametrize(
-    ("path", "content"),
-    [
+def test_a_mistake_leaves_every_result(project: Project) -> None:
+    before = results(project)
+    for path, content in (
         (ARMS, {**SMALL_STUDIES, "unknown": 1}),
-        (ARMS, {**SMALL_STUDIES, "trajectories": ["nobody"]}),
         # A second stage with the output of a published one.
         (OWN, {"own_studies": ["controls"], "own": {}}),
         # What DVC itself needs to make stages of.
         (OWN, {"own_studies": [], "own": None}),
-    ],
-)
-def test_a_mistake_leaves_every_result(
-    project: Project, path: str, content: dict[str, Any]
-) -> None:
-    before = results(project)
-    write_yaml(project, path, content)
-    failed = project.dvc("repro", STUDIES, check=False)
-    assert failed.returncode != 0
-    assert "Traceback" not in failed.stderr
-    after = {name: project.folder / name for name in before}
-    assert {name: file.read_bytes() for name, file in after.items()} == before
+    ):
+        write_yaml(project, path, content)
+        failed = project.dvc("repro", STUDIES, check=False)
+        project.run("git", "checkout", "-q", path)
+        assert failed.returncode != 0
+        assert "Traceback" not in failed.stderr
+        after = {name: project.folder / name for name in before}
+        assert {name: file.read_bytes() for name, file in after.items()} == before
 
 
 def test_an_optimizer_against_itself_is_equivalent(tmp_path: Path) -> None:

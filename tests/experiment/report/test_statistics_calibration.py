@@ -53,7 +53,7 @@ def compare_often(
     return results
 
 
-@pytest.mark.parametrize("replicates", [8, 12, 30])
+@pytest.mark.parametrize("replicates", [8, 30])
 @pytest.mark.parametrize("draw", [normal, heavy_tailed, correlated_and_skewed, accuracies])
 def test_equal_arms_differ_as_often_as_promised(draw: Draw, replicates: int) -> None:
     verdicts = [c.verdict for c in compare_often(draw, replicates, margin=1e-12)]
@@ -62,13 +62,12 @@ def test_equal_arms_differ_as_often_as_promised(draw: Draw, replicates: int) -> 
     assert max(better, worse) <= bound(0.999, ALPHA / 2)
 
 
-@pytest.mark.parametrize("shift", [-1.0, 1.0])
 @pytest.mark.parametrize("replicates", [8, 30])
 @pytest.mark.parametrize("draw", [normal, heavy_tailed, correlated_and_skewed])
 def test_a_difference_of_the_margin_is_seldom_called_equivalent(
-    draw: Draw, replicates: int, shift: float
+    draw: Draw, replicates: int
 ) -> None:
-    results = compare_often(draw, replicates, margin=1.0, shift=shift)
+    results = compare_often(draw, replicates, margin=1.0, shift=1.0)
     false = sum(c.verdict == "equivalent" for c in results)
     assert false <= bound(0.999, ALPHA)
 

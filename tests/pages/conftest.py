@@ -1,0 +1,1 @@
+from pipeline.conftest import finished, project  # noqa: F401
