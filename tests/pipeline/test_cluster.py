@@ -136,6 +136,7 @@ def test_five_workers_may_die_in_a_row(project: Project, cluster: Cluster) -> No
     assert project.read() == alone
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.cpu_count() == 1, reason="this machine has one thread anyhow")
 def test_a_worker_with_other_arithmetic_is_refused(project: Project, tmp_path: Path) -> None:
     forget_tasks(project)

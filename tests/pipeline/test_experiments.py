@@ -118,7 +118,11 @@ def test_a_fresh_clone_computes_the_committed_results_once_more_before_it_restor
     ("change", "line"),
     [
         ("rank=ten", r"params\.yaml: rank = 'ten'; allowed: tuned, or a whole number from 1 "),
-        ("data.name=nothing", r"params\.yaml: data\.name = 'nothing'; allowed: .*: digits, mnist"),
+        pytest.param(
+            "data.name=nothing",
+            r"params\.yaml: data\.name = 'nothing'; allowed: .*: digits, mnist",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_mistake_ends_an_experiment_before_any_result_is_touched(
@@ -292,6 +296,7 @@ def test_one_line_leads_back_from_any_moment_at_which_dvc_works_on_git(
     assert moved > 0
 
 
+@pytest.mark.slow
 def test_the_former_parameters_bring_back_the_former_results(
     project: Project, finished: Project
 ) -> None:

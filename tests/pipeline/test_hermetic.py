@@ -106,11 +106,12 @@ def test_every_parameter_has_another_value(finished: Project) -> None:
 def test_a_stage_needs_its_declared_inputs_alone_and_gives_the_same_bytes_on_a_lesser_processor(
     finished: Project, name: str, tmp_path: Path
 ) -> None:
-    """It warns of nothing, unpickles nothing and connects to nothing, either."""
+    """It also warns of nothing, unpickles nothing, connects to nothing and needs no notebook."""
     sandbox = isolated(finished, STAGES[name], tmp_path / "sandbox")
     before = files_below(sandbox.folder)
 
-    environment = LESSER_PROCESSOR | {"PYTHONWARNINGS": "error"}
+    environment = {"PYTHONWARNINGS": "error", "MPLBACKEND": "module://of_a_notebook"}
+    environment |= LESSER_PROCESSOR
     run_audited(sandbox, STAGES[name]["cmd"], tmp_path, **environment)
 
     after = files_below(sandbox.folder)

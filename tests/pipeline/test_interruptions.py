@@ -123,9 +123,8 @@ def test_workers_end_with_their_stage(project: Project) -> None:
 @pytest.mark.parametrize(
     ("workers", "moment"),
     [
-        ("1", "loading"),
+        pytest.param("1", "loading", marks=pytest.mark.slow),
         pytest.param("2", "loading", marks=pytest.mark.slow),
-        pytest.param("1", "working", marks=pytest.mark.slow),
         ("2", "working"),
     ],
 )

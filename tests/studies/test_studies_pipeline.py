@@ -105,9 +105,10 @@ def test_changes_of_arms_train_these_arms_alone(project: Project) -> None:
     content["trajectories"].append("rank_21")
     write_yaml(project, ARMS, content)
 
-    ran = trained(project, STUDIES)
-
-    assert sorted(ran) == ["arms/random_subspace", "arms/randomized", "gradients/rank_21"]
+    changed = ["arms/random_subspace", "arms/randomized"]
+    assert sorted(would_train(project)) == [*changed, "gradients/rank_21"]
+    compared = (f"{STUDIES}:compare@{study}" for study in ("rank_sweep", "controls"))
+    assert sorted(trained(project, *compared)) == changed
     arm = json.loads((project.folder / "metrics/studies/arms/randomized.json").read_text())
     assert {row["lr"] for row in arm["tuning"]} == {0.003, 0.01}
     table = pd.read_csv(project.folder / "metrics/studies/rank_sweep.csv").set_index("arm")

@@ -229,7 +229,7 @@ print(int(sum(tensor.sum() for result in results for tensor in result.values()))
     [
         "ulimit -n 64",
         pytest.param("export TMPDIR=$PWD/{long}; mkdir $TMPDIR", marks=pytest.mark.slow),
-        "mount -t tmpfs -o size=64k none /dev/shm",
+        pytest.param("mount -t tmpfs -o size=64k none /dev/shm", marks=pytest.mark.slow),
     ],
 )
 def test_processes_need_no_descriptors_and_no_shared_memory(limit: str) -> None:
@@ -305,18 +305,12 @@ def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where workers are forked")
-@pytest.mark.parametrize(
-    "modules",
-    [
-        "tune, final_train",
-        "studies.training.arm, studies.gradients.trajectory, studies.published.repeat",
-    ],
-)
-def test_a_process_that_forks_workers_has_one_thread(modules: str) -> None:
-    program = f"""
+def test_a_process_that_forks_workers_has_one_thread() -> None:
+    program = """
 import os
 from experiment.training import progress
-import {modules}
+import tune, final_train
+import studies.training.arm, studies.gradients.trajectory, studies.published.repeat
 progress.bar(total=3).update()
 print(len(os.listdir("/proc/self/task")))
 """
