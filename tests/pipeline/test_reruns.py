@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import chdir
 
 import pytest
+from dvc.repo import Repo
 from project import SAID, Project, set_params, stages_run
 
 LRG_BRANCH = ["tune_lrg_adam", "final_train@lrg_adam", "compare", "plot"]
@@ -41,7 +43,8 @@ def edited(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Proje
 
 def stale(project: Project) -> list[str]:
     """The stages whose own inputs have changed; others follow where an output changes."""
-    status = json.loads(project.dvc("status", "dvc.yaml", "--json").stdout)
+    with chdir(project.folder), Repo() as repo:
+        status = repo.status(targets=["dvc.yaml"])
     assert all("changed outs" not in str(found) for found in status.values()), status
     return [name for name in ALL if name in status]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import yaml
+from dvc.repo import Repo
 from project import (
     ARMS,
     LAUNCHER,
@@ -381,8 +383,8 @@ def trained(project: Project, *targets: str) -> list[str]:
 def would_train(project: Project) -> list[str]:
     """The same of those that would run after check_arms, without running them."""
     project.dvc("repro", "-s", f"{STUDIES}:check_arms")
-    status = json.loads(project.dvc("status", STUDIES, TRAINING, "--json").stdout)
-    return long_ones(project, list(status))
+    with chdir(project.folder), Repo() as repo:
+        return long_ones(project, list(repo.status(targets=[STUDIES, TRAINING])))
 
 
 def isolated(project: Project, stage: dict, folder: Path) -> Project:
