@@ -23,18 +23,14 @@ def test_these_are_all_stages(with_own: Project) -> None:
     assert sorted(addresses()) == sorted(all_stages(with_own))
 
 
-# Of stages that run the same modules, one: of the arms and of the comparisons there are many.
-ARMS = {f"{TRAINING}:arm@{name}" for name in bring_a_module()}
-COMPARED = (f"{STUDIES}:compare@controls", f"{STUDIES}:compare@text")
+# There are many stages of these kinds, which run the same modules but for those of an arm.
+MANY = (f"{TRAINING}:arm@", f"{STUDIES}:compare@", f"{STUDIES}:gradients@")
+SOME = {f"{TRAINING}:arm@{name}" for name in bring_a_module()}
+SOME |= {f"{STUDIES}:{name}" for name in ("compare@controls", "compare@text", "gradients@rank_20")}
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        one
-        for one in addresses()
-        if one in ARMS or one in COMPARED or not one.startswith((TRAINING, f"{STUDIES}:compare@"))
-    ],
+    "address", [one for one in addresses() if one in SOME or not one.startswith(MANY)]
 )
 def test_a_stage_needs_its_declared_inputs_alone_and_warns_of_nothing(
     with_own: Project, address: str, tmp_path: Path
