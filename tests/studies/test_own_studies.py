@@ -115,7 +115,7 @@ def test_an_edit_of_a_module_that_it_imports_trains_the_arm_that_uses_it(
     module = rooms / "sign.py"
     imported = "import torch\n\nfrom experiment.optimizers import halves\n"
     module.write_text(module.read_text().replace("import torch\n", imported))
-    assert trained(project, f"{STUDIES}:compare_own@mine") == ["own/sign"]
+    assert trained(project, f"{STUDIES}:own@sign") == ["own/sign"]
     (rooms / "halves.py").write_text("HALF = 0.25\n")
     assert would_train(project) == ["own/sign"]
 
