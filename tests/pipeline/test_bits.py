@@ -38,12 +38,12 @@ def test_a_cold_run_of_an_archive_in_another_environment_gives_the_same_bytes(
     finished: Project, tmp_path: Path
 ) -> None:
     project = Project(tmp_path / "an archive, überall")
-    copy_repository(project.folder)  # without Git
+    copy_repository(project.folder)
+    project.dvc("config", "--local", "core.no_scm", "true")
     (project.folder / "dvc.lock").unlink(missing_ok=True)
     for output in project.outputs():
         (project.folder / output).unlink(missing_ok=True)
     set_params(project.folder / "params.yaml", SMALL)
-    project.dvc("config", "--local", "core.no_scm", "true")
 
     project.dvc(
         "repro",
