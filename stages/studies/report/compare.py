@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiment.report.figures import VERDICTS, differences, line_with_band, panels, series
-from experiment.report.measures import MEASURES, PRIMARY
+from experiment.report.measures import CURVE, MEASURES, PRIMARY
 from experiment.report.statistics import MeanInterval, mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
 from studies.report.export import markdown
-from studies.report.tables import comparisons, final_curves, of_measure
-from studies.training.arms import Arms, read_arms, read_own
+from studies.report.tables import comparisons
+from studies.training.arms import Arms, read_arms, read_own, result_file
 
 
 def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
@@ -56,10 +56,10 @@ def _draw_measure(
     several = _several(table)
     within = f"within {100 * margin:g} % of the baseline's mean"
     axes.axvspan(-100 * margin, 100 * margin, color="0.9", linewidth=0, zorder=0, label=within)
-    groups = [rows for _, rows in of_measure(table, measure).groupby("against", sort=False)]
-    if not several:
-        groups = [pd.concat(groups)]
-    for i, rows in enumerate(groups):
+    groups = table[table["measure"] == measure].groupby(
+        "against" if several else "measure", sort=False
+    )
+    for i, (_, rows) in enumerate(groups):
         middle = (len(groups) - 1) / 2
         y = [arms.index(arm) + 0.6 / len(groups) * (middle - i) for arm in rows["arm"]]
         first = rows.iloc[0]
@@ -100,19 +100,17 @@ def _row_labels(known: Arms, table: pd.DataFrame) -> list[str]:
 
 def draw_curves(known: Arms, study: str) -> Figure:
     """Mean validation loss by epoch with its interval: a panel per baseline, its arms in it."""
-    of_study = {name: arm.against for name, arm in known.items() if arm.study == study}
     groups: dict[str, list[str]] = {}
-    for name, against in of_study.items():
-        for base in against[:1]:
-            lines = groups.setdefault(base, [])
-            lines += [one for one in (*against, name) if one not in lines]
+    for name, arm in known.items():
+        if arm.study == study and arm.against:
+            groups.setdefault(arm.against[0], []).extend([*arm.against, name])
     rows = -(-len(groups) // 2)
     figure, every = panels(len(groups), rows)
     figure.set_size_inches(7 * min(len(groups), 2), 4 * rows)
     for axes, (base, names) in zip(every, groups.items(), strict=True):
         early = []
-        for i, name in enumerate(names):
-            curves = final_curves(name)
+        for i, name in enumerate(dict.fromkeys(names)):
+            curves = np.array(list(files.read_json(result_file(name), CURVE)[CURVE].values()))
             interval = mean_interval(curves)
             early.append(interval.mean[len(interval.mean) // 5])
             epochs = range(len(interval.mean))
@@ -154,7 +152,7 @@ def main(study: str) -> None:
                 "interval_95": [row.interval_low, row.interval_high],
                 "verdict": row.verdict,
             }
-            for row in of_measure(table, PRIMARY).itertuples()
+            for row in table[table["measure"] == PRIMARY].itertuples()
         }
         files.write_json(Path(f"metrics/own/{study}.json"), summary)
         print(markdown(table))

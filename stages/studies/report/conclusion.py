@@ -21,10 +21,9 @@ from experiment.stage import files
 from experiment.stage.params import Data, Params, read_params
 from studies.report.tables import (
     compare,
-    final_replicates,
     gradient_tables,
-    of_measure,
     read_comparisons,
+    shared_replicates,
 )
 from studies.training.arms import (
     BASELINE,
@@ -60,7 +59,8 @@ def against(study: str, baseline: str) -> pd.DataFrame:
 
     A comparison of that arm with another one is mirrored.
     """
-    table = of_measure(read_comparisons(Path(f"metrics/studies/{study}.csv")), PRIMARY)
+    table = read_comparisons(Path(f"metrics/studies/{study}.csv"))
+    table = table[table["measure"] == PRIMARY]
     mirrored = table[table["arm"] == baseline]
     mirrored = mirrored.assign(
         arm=mirrored["against"],
@@ -164,26 +164,23 @@ def it_pays(params: Params, arms: Arms, case: Case) -> Evidence:
 
     Only this rank's test losses are used, so its verdict is not corrected for a family.
     """
-    ranks = {
-        name: arm.train.hyperparameters["rank"]
+    losses = {
+        name: tuned(name)["validation_loss_nats"]
         for name, arm in arms.items()
         if (arm.study, arm.train.optimizer) == (case.ranks, "lrg_adam")
         and case.baseline in arm.against
-    }
-    losses = {
-        name: tuned(name)["validation_loss_nats"]
-        for name, rank in ranks.items()
-        if rank < tuned(name)["matrix_side"]
+        and arm.train.hyperparameters["rank"] < tuned(name)["matrix_side"]
     }
     if not losses:
         return {"state": "not measured"}
     chosen = min(losses, key=losses.__getitem__)
-    both = {name: final_replicates(name) for name in (chosen, case.baseline)}
-    found = compare(params, chosen, case.baseline, PRIMARY, both)
+    rank = arms[chosen].train.hyperparameters["rank"]
+    pair = shared_replicates(chosen, case.baseline)
+    found = compare(params, chosen, case.baseline, PRIMARY, pair)
     link = evidence(found.mean_difference, found.low, found.high, found.p_value, found.verdict)
     return link | {
-        "ranks": [ranks[chosen]] if link["state"] == "holds" else [],
-        "rank_chosen_on_validation": ranks[chosen],
+        "ranks": [rank] if link["state"] == "holds" else [],
+        "rank_chosen_on_validation": rank,
         "validation_loss_nats": float(losses[chosen]),
     }
 
@@ -226,10 +223,9 @@ def main() -> None:
     """Write metrics/conclusion.json."""
     params = read_params()
     arms = read_arms()
-    studies = {arm.study for arm in arms.values()}
     noisier = {
         name: argument(params, arms, case)
         for name, case in NOISIER.items()
-        if case.ranks in studies
+        if any(arm.study == case.ranks for arm in arms.values())
     }
     files.write_json(Path("metrics/conclusion.json"), {**argument(params, arms, MAIN), **noisier})
