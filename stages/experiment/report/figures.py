@@ -1,8 +1,7 @@
 """The style of the figures: sizes, and a colour, marker and dash for each optimizer."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -14,13 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from experiment.report.statistics import MeanInterval
+from experiment.report.statistics import MeanInterval
 
 # Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), without yellow, too
 # pale for lines on white; dashes and markers tell series apart in black and white.

@@ -1,7 +1,5 @@
 """Compare the arms of one study with their baselines, and plot differences and curves."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 

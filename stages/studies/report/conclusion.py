@@ -7,8 +7,6 @@ excludes zero. How large an effect is, and whether it is below the margin, stand
 that can rest on several arms or ranks holds if one of them does, and is refuted if all are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -137,21 +137,19 @@ def draw(arms: dict[str, str]) -> Figure:
         found = grid(arm)
         if arm == BASELINE:  # a high rank would cover it
             style = style | {"linewidth": 5, "alpha": 0.4}
-        for axes, loss in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
-            line_with_band(axes, found["lr"], mean_interval(found[loss]), label=label, **style)
-            axes.set(xscale="log", xlabel="learning rate")
-        validation_loss, train_loss = (found[loss].mean(axis=0) for loss in LOSSES)
-        trade.plot(train_loss, validation_loss, markersize=4, label=label, **style)
-        best = int(np.nanargmin(validation_loss))
-        lowest.append(validation_loss[best])
+        validation_loss, train_loss = (mean_interval(found[loss]) for loss in LOSSES)
+        line_with_band(by_lr, found["lr"], validation_loss, label=label, **style)
+        line_with_band(train, found["lr"], train_loss, **style)
+        trade.plot(train_loss.mean, validation_loss.mean, markersize=4, **style)
+        best = int(np.nanargmin(validation_loss.mean))
+        lowest.append(validation_loss.mean[best])
         star = {"color": style["color"], "marker": "*", "markersize": 14, "zorder": 4}
-        for axes, x, y in (
-            (by_lr, found["lr"], validation_loss),
-            (train, found["lr"], train_loss),
-            (trade, train_loss, validation_loss),
-        ):
-            axes.plot(x[best], y[best], markeredgecolor="white", **star)
+        for axes in (by_lr, train, trade):
+            x, y = np.asarray(axes.lines[-1].get_xydata())[best]
+            axes.plot(x, y, markeredgecolor="white", **star)
     replicates = len(found["train_loss_nats"])
+    for axes in (by_lr, train):
+        axes.set(xscale="log", xlabel="learning rate")
     for axes in (by_lr, trade):
         axes.set_ylabel("validation loss, last epoch (nats)")
         axes.set_ylim(min(lowest) - 0.1, min(lowest) + 1.3)

@@ -1,7 +1,5 @@
 """Plot what the published protocol finds with many seeds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Plot the best loss of the searches against the number of trials."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +9,6 @@ from experiment.report.figures import OPTIMIZERS, line_with_band, panels
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
-
-TRIALS = Path("metrics/studies/search_budget.csv")
-COLUMNS = ("optimizer", "sampler", "trial", "best_so_far_nats")
 
 
 def draw(trials: pd.DataFrame, budget: int) -> Figure:
@@ -57,6 +52,8 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
 
 def main() -> None:
     """Write plots/studies/search_budget.png."""
-    trials = files.read_csv(TRIALS, *COLUMNS, other=("optimizer",))
+    columns = ("optimizer", "sampler", "trial", "best_so_far_nats")
+    path = Path("metrics/studies/search_budget.csv")
+    trials = files.read_csv(path, *columns, other=("optimizer",))
     figure = draw(trials, read_params().tune.trials)
     files.write_figure(Path("plots/studies/search_budget.png"), figure)

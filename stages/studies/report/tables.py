@@ -1,7 +1,5 @@
 """Tables of comparisons of arms."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from pathlib import Path
