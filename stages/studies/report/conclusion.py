@@ -17,12 +17,7 @@ from experiment.report.measures import PRIMARY
 from experiment.report.statistics import ALPHA, holm
 from experiment.stage import files
 from experiment.stage.params import Data, Params, read_params
-from studies.report.tables import (
-    compare,
-    gradient_tables,
-    read_comparisons,
-    shared_replicates,
-)
+from studies.report.tables import compare, gradient_tables, read_comparisons
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
@@ -50,24 +45,6 @@ NOISIER = {
     "with_flipped_labels": Case(NOISY_BASELINE, noise="flipped_labels", ranks="flipped_labels"),
     "with_twice_the_batch_noise": Case("noise_double", noise="noise_dial", ranks="batch_noise"),
 }
-
-
-def against(study: str, baseline: str) -> pd.DataFrame:
-    """The comparisons of a study with one arm on the primary measure, by the other arm.
-
-    A comparison of that arm with another one is mirrored.
-    """
-    table = read_comparisons(Path(f"metrics/studies/{study}.csv"))
-    table = table[table["measure"] == PRIMARY]
-    mirrored = table[table["arm"] == baseline]
-    mirrored = mirrored.assign(
-        arm=mirrored["against"],
-        difference=-mirrored["difference"],
-        interval_low=-mirrored["interval_high"],
-        interval_high=-mirrored["interval_low"],
-        verdict=mirrored["verdict"].replace({"better": "worse", "worse": "better"}),
-    )
-    return pd.concat([table[table["against"] == baseline], mirrored]).set_index("arm")
 
 
 def state(shown: int, needed: int) -> str:
@@ -113,11 +90,20 @@ def less_noise(arm: ArmConfig, adam: ArmConfig, data_sets: dict[str, Data]) -> s
 def noise_hurts(arms: Arms, case: Case) -> Evidence:
     """Compare Adam with less noise to Adam, each at its best learning rate."""
     adam, data_sets = arms[case.baseline].train, read_data_sets()
+    table = read_comparisons(Path(f"metrics/studies/{case.noise}.csv"))
     found = {}
-    for name, row in against(case.noise, case.baseline).iterrows():
+    for row in table[table["measure"] == PRIMARY].itertuples():
+        numbers = (row.difference, row.interval_low, row.interval_high)
+        if row.against == case.baseline:
+            name, verdict = row.arm, row.verdict
+        elif row.arm == case.baseline:  # the comparison is mirrored
+            name = row.against
+            numbers = (-row.difference, -row.interval_high, -row.interval_low)
+            verdict = {"better": "worse", "worse": "better"}.get(row.verdict, row.verdict)
+        else:
+            continue
         if kind := less_noise(arms[name].train, adam, data_sets):
-            numbers = row[["difference", "interval_low", "interval_high", "p_value", "verdict"]]
-            found[name] = {"less": kind, **evidence(*numbers)}
+            found[name] = {"less": kind, **evidence(*numbers, row.p_value, verdict)}
     states = [one["state"] for one in found.values()]
     return {"state": together(states), "less_noise_minus_adam": found}
 
@@ -173,8 +159,7 @@ def it_pays(params: Params, arms: Arms, case: Case) -> Evidence:
         return {"state": "not measured"}
     chosen = min(losses, key=losses.__getitem__)
     rank = arms[chosen].train.hyperparameters["rank"]
-    pair = shared_replicates(chosen, case.baseline)
-    found = compare(params, chosen, case.baseline, PRIMARY, pair)
+    found = compare(params, chosen, case.baseline, PRIMARY)
     link = evidence(found.mean_difference, found.low, found.high, found.p_value, found.verdict)
     return link | {
         "ranks": [rank] if link["state"] == "holds" else [],

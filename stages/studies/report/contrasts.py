@@ -37,11 +37,8 @@ def contrasts(params: Params) -> pd.DataFrame:
     for name, (effect, other) in CONTRASTS.items():
         if not {*effect, *other} <= known.keys():
             continue
-        table = pd.concat(
-            {arm: final_replicates(arm)[PRIMARY] for arm in (*effect, *other)},
-            axis=1,
-            join="inner",
-        )
+        table = pd.DataFrame({arm: final_replicates(arm)[PRIMARY] for arm in (*effect, *other)})
+        table = table.dropna()
         first, second = (table[arm] - table[base] for arm, base in (effect, other))
         margin = params.compare.margin * table[other[1]].mean()
         rng = stream(params.seed, "studies, contrasts", name)

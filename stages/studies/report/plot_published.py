@@ -21,10 +21,8 @@ def draw(table: pd.DataFrame) -> Figure:
     searches = table[(table["data"] == "published") & (table["hyperparameters"] == "searched")]
     searches = searches.drop_duplicates("sampler")
     for optimizer, style in OPTIMIZERS.items():
-        values = np.sort(searches[f"{optimizer}_lr"])
-        share = np.arange(1, len(values) + 1) / len(values)
-        line = {"color": style["color"], "linestyle": style["linestyle"]}
-        rates.step(values, share, where="post", label=style["label"], **line)
+        line = {name: style[name] for name in ("label", "color", "linestyle")}
+        rates.ecdf(searches[f"{optimizer}_lr"], **line)
         published = {"label": f"{style['label']}, as published", "color": style["color"]}
         rates.axvline(REPORTED[optimizer]["lr"], linestyle=":", **published)
     rates.set(

@@ -42,11 +42,9 @@ def tuning(arm: str) -> pd.DataFrame:
     return files.read_rows(result_file(arm), "tuning", "lr", "replicate")
 
 
-def compare(
-    params: Params, arm: str, against: str, measure: str, pair: tuple[pd.DataFrame, pd.DataFrame]
-) -> Comparison:
-    """Compare two arms on a measure; `pair` is what `shared_replicates` returns for them."""
-    treatment, baseline = (replicates[measure] for replicates in pair)
+def compare(params: Params, arm: str, against: str, measure: str) -> Comparison:
+    """Compare two arms on a measure, over the replicates that both have."""
+    treatment, baseline = (one[measure] for one in shared_replicates(arm, against))
     return compare_paired(
         treatment,
         baseline,
@@ -105,23 +103,19 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
     `grids_differ` says whether one of the two was tuned on a much coarser grid, see `spacing`.
     Raises UserError if no arm of the study is compared with another.
     """
-    pairs = {
-        (name, base): shared_replicates(name, base)
-        for name, arm in arms.items()
-        if arm.study == study
-        for base in arm.against
-    }
-    if not pairs:
+    of_study = {name: arm.against for name, arm in arms.items() if arm.study == study}
+    bases = dict.fromkeys(base for against in of_study.values() for base in against)
+    if not bases:
         raise UserError(
             f"no arm has study: {study} and an against; "
             "allowed: at least one, or there is nothing to compare"
         )
     rows = []
-    for measure, base in product(MEASURES, dict.fromkeys(base for _, base in pairs)):
-        family = [name for name, other in pairs if other == base]
-        single = [compare(params, name, base, measure, pairs[name, base]) for name in family]
+    for measure, base in product(MEASURES, bases):
+        family = [name for name, against in of_study.items() if base in against]
+        single = [compare(params, name, base, measure) for name in family]
         for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
-            of_arm, of_base = pairs[name, base]
+            treatment, baseline = shared_replicates(name, base)
             best, best_of_base = tuned(name), tuned(base)
             ratio = spacing(name) / spacing(base)
             rows.append(
@@ -131,8 +125,8 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
                     "against": base,
                     "measure": measure,
                     "unit": MEASURES[measure].unit,
-                    "mean": float(of_arm[measure].mean()),
-                    "mean_against": float(of_base[measure].mean()),
+                    "mean": float(treatment[measure].mean()),
+                    "mean_against": float(baseline[measure].mean()),
                     **statistics(alone, corrected),
                     "lr": best["lr"],
                     "lr_against": best_of_base["lr"],
@@ -164,15 +158,7 @@ def statistics(alone: Comparison, corrected: Comparison) -> dict[str, Any]:
 
 def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
     """The analyses of gradients along the trajectories of these arms."""
-    numbers = (
-        "rank",
-        "replicates",
-        "mean",
-        "low",
-        "high",
-        "p_value_uncorrected",
-        "energy_of_pure_noise_share",
-    )
+    numbers = ("rank", "replicates", "mean", "low", "high", "p_value_uncorrected")
     words = ("trajectory", "quantity", "unit", "epoch")
     if not trajectories:
         return pd.DataFrame(columns=[*numbers, *words])
