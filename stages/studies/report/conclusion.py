@@ -7,7 +7,7 @@ excludes zero. How large an effect is, and whether it is below the margin, stand
 that can rest on several arms or ranks holds if one of them does, and is refuted if all are.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +52,14 @@ def state(shown: int, needed: int) -> str:
     return {needed: "holds", -needed: "refuted"}.get(shown, "not shown")
 
 
-def together(states: Collection[str]) -> str:
+def together(effects: Mapping[Any, Evidence]) -> str:
     """The state of a link that holds if one of several effects does."""
+    states = {one["state"] for one in effects.values()}
     if not states:
         return "not measured"
     if "holds" in states:
         return "holds"
-    return "refuted" if set(states) == {"refuted"} else "not shown"
+    return "refuted" if states == {"refuted"} else "not shown"
 
 
 def evidence(difference: float, low: float, high: float, p_value: float, verdict: str) -> Evidence:
@@ -104,8 +105,7 @@ def noise_hurts(arms: Arms, case: Case) -> Evidence:
             continue
         if kind := less_noise(arms[name].train, adam, data_sets):
             found[name] = {"less": kind, **evidence(*numbers, row.p_value, verdict)}
-    states = [one["state"] for one in found.values()]
-    return {"state": together(states), "less_noise_minus_adam": found}
+    return {"state": together(found), "less_noise_minus_adam": found}
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> Evidence:
@@ -137,7 +137,7 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> E
             "below_zero_after_epochs": [int(one) for one in single["epoch"][single["high"] < 0]],
         }
     return {
-        "state": together([one["state"] for one in by_rank.values()]),
+        "state": together(by_rank),
         "ranks": [rank for rank, one in by_rank.items() if one["state"] == "holds"],
         "by_rank": by_rank,
     }

@@ -66,25 +66,26 @@ def at_equal_train_loss(filtered: Curves, adam: Curves) -> tuple[Floats, Floats]
     count, for both; Adam's curves are interpolated between them.
 
     Returns:
-        Two arrays with one entry per common replicate that Adam can match, means over the arm's
-        learning rates: log10 of Adam's learning rate over the arm's, and the arm's validation loss
-        minus Adam's (nats).
+        Two arrays with one entry per common replicate, means over the arm's learning rates: log10
+        of Adam's learning rate over the arm's, and the arm's validation loss minus Adam's (nats).
+        Both are NaN for a replicate that Adam cannot match.
 
     """
-    logs, gains = [], []
-    for replicate in range(min(len(one["train_loss_nats"]) for one in (filtered, adam))):
+    # Arms may differ in their grids and numbers of replicates; the first replicates are shared.
+    shared = min(len(one["train_loss_nats"]) for one in (filtered, adam))
+    logs, gains = np.full((2, shared), np.nan)
+    for replicate in range(shared):
         validation, train = (filtered[loss][replicate] for loss in LOSSES)
         adams_validation, adams_train = (adam[loss][replicate] for loss in LOSSES)
         falling = np.flatnonzero(_falls(adams_train))[::-1]
         known = adams_train[falling]
         inside = _falls(train) & (train >= known[0]) & (train <= known[-1])
-        if not inside.any():
-            continue
-        matched = np.interp(train[inside], known, np.log10(adam["lr"][falling]))
-        logs.append(float(np.mean(matched - np.log10(filtered["lr"][inside]))))
-        expected = np.interp(train[inside], known, adams_validation[falling])
-        gains.append(float(np.mean(validation[inside] - expected)))
-    return np.array(logs), np.array(gains)
+        if inside.any():
+            matched = np.interp(train[inside], known, np.log10(adam["lr"][falling]))
+            logs[replicate] = np.mean(matched - np.log10(filtered["lr"][inside]))
+            expected = np.interp(train[inside], known, adams_validation[falling])
+            gains[replicate] = np.mean(validation[inside] - expected)
+    return logs, gains
 
 
 def _falls(losses: Floats) -> NDArray[np.bool_]:
@@ -96,6 +97,7 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
     """The optimum of one arm, its width, and how it differs from Adam at equal train loss.
 
     The difference covers all learning rates that Adam can match; `tuned_...` only the arm's best.
+    It is NaN if there is a replicate that Adam cannot match.
     """
     found, adam = grid(arm), grid(BASELINE)
     mean = found["validation_loss_nats"].mean(axis=0)
@@ -115,14 +117,9 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
     }
     if arm == BASELINE:
         return row
-    # Arms may differ in their grids and numbers of replicates; the first replicates are shared.
-    shared = min(len(found["train_loss_nats"]), len(adam["train_loss_nats"]))
     tuned = {name: values[..., best : best + 1] for name, values in found.items()}
     for prefix, part in (("", found), ("tuned_", tuned)):
-        matched = at_equal_train_loss(part, adam)
-        if len(matched[0]) < shared:
-            continue  # some replicate reaches no train loss that Adam's grid reaches
-        ratio, gain = (mean_interval(values) for values in matched)
+        ratio, gain = map(mean_interval, at_equal_train_loss(part, adam))
         ratio = MeanInterval(*(10**end for end in ratio))
         row |= named(f"{prefix}adams_lr_ratio_for_equal_train_loss", ratio)
         row |= named(f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss", gain)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from experiment.report.figures import OPTIMIZERS, differences, panels, plain_ticks
 from experiment.report.statistics import mean_interval
@@ -36,13 +35,9 @@ def draw(table: pd.DataFrame) -> Figure:
     counts = searches["lrg_adam_rank"].value_counts().sort_index()
     ranks.bar(counts.index, counts, color=OPTIMIZERS["lrg_adam"]["color"], alpha=0.7)
     ranks.axvline(REPORTED["lrg_adam"]["rank"], color="black", linestyle=":", label="as published")
-    ranks.set(
-        xlabel="best rank of a search",
-        ylabel="searches",
-        title="Ranks that the protocol finds",
-    )
-    for axis in (ranks.xaxis, ranks.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+    ranks.set(xlabel="best rank of a search", ylabel="searches")
+    ranks.set_title("Ranks that the protocol finds")
+    ranks.locator_params(integer=True)
     ranks.legend(fontsize=8)
     groups = list(table.groupby(["data", "training_samples", "hyperparameters"], sort=False))[::-1]
     names = {"published": "published", "offline": "generated"}

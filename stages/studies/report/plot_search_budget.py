@@ -29,9 +29,9 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
     difference.axhline(0, color="0.4", linewidth=0.8)
     for axes in (best, difference):
         axes.axvline(budget, color="0.4", linestyle=":", label=f"{budget} trials: the main result")
+        axes.set_xlabel("trials")
     lowest = found.min(axis=None)
     best.set(
-        xlabel="trials",
         ylabel="best validation loss so far (nats)",
         title=f"Each of {gap.shape[1]} searches (thin), and their mean",
         ylim=(lowest - 0.01, lowest + 0.2),
@@ -40,7 +40,6 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
     start = max(1, min(budget, len(gap)) * 4 // 5)
     low, high = interval.low[start - 1 :].min(), interval.high[start - 1 :].max()
     difference.set(
-        xlabel="trials",
         ylabel="LRG-Adam minus Adam (nats)",
         title="Difference (below 0: LRG-Adam is better),\nmean and 95 % t-interval over searches",
         xlim=(start, None),
