@@ -14,7 +14,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache, reduce
 from itertools import product
 from operator import getitem
@@ -53,14 +54,13 @@ class Interval(NamedTuple):
         return "" if math.isnan(self.mean) else f"{mean} ({low} to {high})"
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table in Markdown."""
-    header = list(header)
     for cells in (header, ["---"] * len(header), *rows):
         print("|", " | ".join(map(str, cells)), "|")
 
 
-def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
+def show(rows: str | list[dict[str, Any]], columns: dict[str, str]) -> None:
     """Print a table of records, those of a file of JSON by `name`, with a format for each header.
 
     `X`, `X_low` and `X_high` become one Interval. A record that lacks a key is left out.
@@ -72,14 +72,16 @@ def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
     else:
         named = {name.replace("_", " "): one for name, one in read(rows).items()}
         records = [{"name": name, **one} for name, one in named.items() if isinstance(one, dict)]
-    keys = set(re.findall(r"\{(\w+)", " ".join(columns.values())))
     cells = []
-    for record in map(dict, records):
-        for name in [name for name in record if f"{name}_high" in record]:
-            record[name] = Interval(*(record[f"{name}{end}"] for end in ("", "_low", "_high")))
-        if record.keys() >= keys:
-            cells.append([form.format_map(record) for form in columns.values()])
-    table(columns, cells)
+    for record in records:
+        intervals = {
+            name: Interval(record[name], record[f"{name}_low"], record[f"{name}_high"])
+            for name in record
+            if f"{name}_high" in record
+        }
+        with suppress(KeyError):
+            cells.append([form.format_map(record | intervals) for form in columns.values()])
+    table(list(columns), cells)
 
 
 def results() -> None:
@@ -90,11 +92,11 @@ def results() -> None:
     print(f"{filtered['rank']}, {replicates} paired replicates, losses in nats, 95 % intervals:\n")
     rows = []
     for name, one in read("metrics/comparison.json").items():
-        sign = "lower" if MEASURES[name].lower_is_better else "higher"
-        losses = f"{one['adam']:.3f}", f"{one['lrg_adam']:.3f}"
-        difference = f"{Interval(one['difference'], *one['interval_95']):+.3f}"
-        measure = f"{MEASURES[name].label} ({sign} is better)"
-        rows.append([measure, *losses, difference, one["verdict"]])
+        better = "lower" if MEASURES[name].lower_is_better else "higher"
+        measure = f"{MEASURES[name].label} ({better} is better)"
+        difference = Interval(one["difference"], *one["interval_95"])
+        means = f"{one['adam']:.3f}", f"{one['lrg_adam']:.3f}"
+        rows.append([measure, *means, f"{difference:+.3f}", one["verdict"]])
     table(["measure", "Adam", "LRG-Adam", "LRG-Adam minus Adam", "verdict"], rows)
 
 
@@ -103,19 +105,18 @@ def label(arm: str) -> str:
     return read("stages/studies/arms.yaml")["arms"][arm]["label"]
 
 
-def study(name: str, *against: str) -> None:
-    """The arms of a study that are compared with `against`, or with any arm."""
-    found = pd.read_csv(STUDIES / f"{name}.csv")
-    found = found[found["against"].isin(against)] if against else found
+def study(name: str) -> None:
+    """The arms of a study, each with those that it is compared with."""
     rows = []
-    for (_, base), group in found.groupby(["arm", "against"], sort=False):
-        one = group.set_index("measure")
+    comparisons = pd.read_csv(STUDIES / f"{name}.csv").groupby(["arm", "against"], sort=False)
+    for (_, base), one in comparisons:
         first = one.iloc[0]
         other = f"{first['lr_against']:g}{' (other grid)' if first.get('grids_differ') else ''}"
         cells = [first["label"], label(base), f"{first['lr']:g}", other]
         for measure in ("test_loss_nats", "test_accuracy_share"):
-            ends = one.loc[measure, ["difference", "interval_low", "interval_high"]]
-            cells.append(f"{Interval(*ends):+.4f}, {one.loc[measure, 'verdict']}")
+            found = one.set_index("measure").loc[measure]
+            difference = Interval(*found[["difference", "interval_low", "interval_high"]])
+            cells.append(f"{difference:+.4f}, {found['verdict']}")
         equal = first[[f"difference_at_equal_lr{end}" for end in ("", "_low", "_high")]]
         rows.append([*cells, f"{Interval(*equal):+.4f}"])
     rates = ("rate of the arm", "of the other")
@@ -125,9 +126,9 @@ def study(name: str, *against: str) -> None:
 
 def settings() -> dict[str, dict[str, Any]]:
     """The argument in every setting of metrics/conclusion.json."""
-    conclusion = read("metrics/conclusion.json")
-    chains = {name: one for name, one in conclusion.items() if name.startswith("with_")}
-    return {"as it is": conclusion, **{name.replace("_", " "): chains[name] for name in chains}}
+    found = read("metrics/conclusion.json")
+    noisier = {name.replace("_", " "): found[name] for name in found if name.startswith("with_")}
+    return {"as it is": found, **noisier}
 
 
 def claims() -> None:
@@ -144,41 +145,39 @@ def claims() -> None:
 def evidence(setting: str) -> None:
     """What every claim rests on in one setting."""
     links = settings()[setting]["links"]
-    rank = links["it pays"]["rank_chosen_on_validation"]
+    hurts, cleaner, survives, pays = links.values()
+    rank = pays["rank_chosen_on_validation"]
 
     def compared(one: dict[str, Any]) -> str:
         ends = Interval(one["difference_nats"], *one["interval_95_nats"])
         return f"{ends:+.4f}, {one['verdict']}"
 
     def along(link: dict[str, Any], unit: str, form: str) -> str:
-        found = link.get("by_rank", {}).get(str(rank), {}).get("along", {})
-        ends = {
-            arm: Interval(one[f"mean_{unit}"], *one[f"interval_95_{unit}"])
-            for arm, one in found.items()
-        }
+        found = link["by_rank"].get(str(rank), {"along": {}})["along"]  # not of every rank
         return "; ".join(
-            f"rank {rank} along {label(arm)}: {end:{form}}" for arm, end in ends.items()
+            f"rank {rank} along {label(arm)}: "
+            f"{Interval(one[f'mean_{unit}'], *one[f'interval_95_{unit}']):{form}}"
+            for arm, one in found.items()
         )
 
-    less = links["noise hurts"]["less_noise_minus_adam"].items()
-    found = {
-        "noise hurts": "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less),
-        "the top subspace is cleaner": along(
-            links["the top subspace is cleaner"], "cosine", "+.5f"
-        ),
-        "cleaner survives Adam": along(links["cleaner survives Adam"], "nats", "+.6f"),
-        "it pays": f"rank {rank}: {compared(links['it pays'])}",
-    }
-    rows = ([f"**{name}**", found[name], link["state"]] for name, link in links.items())
-    table(("claim", "evidence", "state"), rows)
+    less_noise = hurts["less_noise_minus_adam"].items()
+    found = (
+        "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less_noise),
+        along(cleaner, "cosine", "+.5f"),
+        along(survives, "nats", "+.6f"),
+        f"rank {rank}: {compared(pays)}",
+    )
+    names, states = links, [link["state"] for link in links.values()]
+    rows = zip([f"**{name}**" for name in names], found, states, strict=True)
+    table(["claim", "evidence", "state"], rows)
 
 
-def looks(arms: Iterable[str], ranks: Iterable[int], epochs: str = "all") -> list[dict[str, Any]]:
+def looks(arms: list[str], ranks: list[int], epochs: str) -> list[dict[str, Any]]:
     """The quantities measured along trajectories, one record per arm, rank and epoch."""
     records = []
     for arm, rank, epoch in product(arms, ranks, epochs.split()):
-        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv")
-        here = found[(found["rank"] == rank) & (found["epoch"].astype(str) == epoch)]
+        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv", dtype={"epoch": str})
+        here = found[(found["rank"] == rank) & (found["epoch"] == epoch)]
         rows = here[["quantity", "mean", "low", "high"]].itertuples(index=False)
         where = {"trajectory": label(arm), "rank": rank, "epoch": epoch}
         records.append(where | {name: Interval(*ends) for name, *ends in rows})
@@ -192,16 +191,16 @@ def search_gap() -> None:
     )
     gap = best["lrg_adam"] - best["adam"]
     few, *_, many = (int(name.split("_")[0]) for name in read(f"{STUDIES}/search_budget.json"))
-    fall = Interval(*map(float, mean_interval(gap[few - 1] - gap[many - 1])))
+    fall = Interval(*mean_interval(gap[few - 1] - gap[many - 1]))
     place = f"number {gap[few - 1].rank()[0]:.0f} of {len(gap)} from the smallest"
     print(f"After {few} trials the difference is {gap.loc[0, few - 1]:+.3f} in the main result's")
     print(f"search, {place}. From {few} trials to {many} the mean difference")
     print(f"falls by {fall:.3f}.")
 
 
-def steps(column: str, form: str, rank: int = 20) -> None:
+def steps(column: str, form: str) -> None:
     """One number of every step in the benchmark, by the side of the matrix and models stacked."""
-    found = pd.DataFrame(read("metrics/benchmark.json")["steps"]).query(f"rank == {rank}")
+    found = pd.DataFrame(read("metrics/benchmark.json")["steps"]).query("rank == 20")
     numbers = found.pivot(index="method", columns=["side", "models"], values=column)
     numbers = numbers.loc[found["method"].unique()].dropna(how="all").clip(lower=0)
     header = (f"n = {n:,}" + f", {models} stacked" * (models > 1) for n, models in numbers)
@@ -230,38 +229,31 @@ def stage_table() -> None:
         [f"`{one.addressing}`", one.desc, ", ".join(f"`{out.def_path}`" for out in one.outs)]
         for one in stages()
     )
-    table(("stage", "what it does", "writes"), rows)
+    table(["stage", "what it does", "writes"], rows)
 
 
 def parameters() -> None:
     """The parameters with the comments in params.yaml, and the stages that read them."""
     path: list[str] = []
-    comment: list[str] = []
     text = ""
-    rows: list[Any] = []
-    for line in Path("params.yaml").read_text().splitlines():
-        found = re.match(r"( *)(#|\w+:)", line)
-        if not found:
-            comment = [] if not line else comment
-        elif found[2] == "#":
-            comment.append(line.strip("# "))
-        else:
-            path = [*path[: len(found[1]) // 2], found[2].rstrip(":")]
-            value = reduce(getitem, path, read("params.yaml"))
-            text = " ".join(comment) or text  # that of a section describes its keys
-            comment = []
-            if not isinstance(value, dict):
-                name = ".".join(path)
-                readers = {
-                    f"`{stage.addressing.partition('@')[0]}`": None
-                    for stage in stages()
-                    for dependency in stage.deps
-                    for key in getattr(dependency, "params", [])
-                    if f"{name}.".startswith(f"{key}.")
-                }
-                rows.append((f"`{name}`", text, f"`{value}`".lower(), ", ".join(readers)))
-                text = "as above"
-    table(("parameter", "meaning and range", "default", "read by"), rows)
+    rows = []
+    keys = re.findall(r"^((?: *#.*\n)*)( *)(\w+):", Path("params.yaml").read_text(), re.MULTILINE)
+    for comment, indent, key in keys:
+        path = [*path[: len(indent) // 2], key]
+        text = " ".join(re.findall("# (.*)", comment)) or text  # that of a section is its keys'
+        value = reduce(getitem, path, read("params.yaml"))
+        if not isinstance(value, dict):
+            name = ".".join(path)
+            readers = dict.fromkeys(
+                f"`{stage.addressing.partition('@')[0]}`"
+                for stage in stages()
+                for dependency in stage.deps
+                for read_key in getattr(dependency, "params", [])
+                if f"{name}.".startswith(f"{read_key}.")
+            )
+            rows.append([f"`{name}`", text, f"`{value}`".lower(), ", ".join(readers)])
+            text = "as above"
+    table(["parameter", "meaning and range", "default", "read by"], rows)
 
 
 if __name__ == "__main__":
