@@ -191,7 +191,7 @@ def search_gap() -> None:
     )
     gap = best["lrg_adam"] - best["adam"]
     few, *_, many = (int(name.split("_")[0]) for name in read(f"{STUDIES}/search_budget.json"))
-    fall = Interval(*mean_interval(gap[few - 1] - gap[many - 1]))
+    fall = Interval(*map(float, mean_interval(gap[few - 1] - gap[many - 1])))
     place = f"number {gap[few - 1].rank()[0]:.0f} of {len(gap)} from the smallest"
     print(f"After {few} trials the difference is {gap.loc[0, few - 1]:+.3f} in the main result's")
     print(f"search, {place}. From {few} trials to {many} the mean difference")
@@ -236,7 +236,7 @@ def parameters() -> None:
     """The parameters with the comments in params.yaml, and the stages that read them."""
     path: list[str] = []
     text = ""
-    rows = []
+    rows: list[list[str]] = []
     keys = re.findall(r"^((?: *#.*\n)*)( *)(\w+):", Path("params.yaml").read_text(), re.MULTILINE)
     for comment, indent, key in keys:
         path = [*path[: len(indent) // 2], key]
