@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from experiment.stage.schema import (
-    HYPERPARAMETER,
+    HYPERPARAMETERS,
     MODULE,
     Hyperparameter,
     LearningRates,
@@ -118,10 +118,8 @@ class Params(TrainingParams):
     rank: Literal["tuned"] | Rank = Field(
         description="tuned, or a whole number from 1 to the side of the gradient matrix"
     )
-    adam: dict[str, Hyperparameter] = Field(description=f"hyperparameters, each {HYPERPARAMETER}")
-    lrg_adam: dict[str, Hyperparameter] = Field(
-        description=f"hyperparameters, each {HYPERPARAMETER}"
-    )
+    adam: dict[str, Hyperparameter] = Field(description=HYPERPARAMETERS)
+    lrg_adam: dict[str, Hyperparameter] = Field(description=HYPERPARAMETERS)
     tune: Tune
     final_train: FinalTrain
     compare: Compare

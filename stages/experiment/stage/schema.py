@@ -91,9 +91,9 @@ class Interval(SearchInterval):
 # A keyword of an optimizer, fixed or searched.
 _Value = StrictBool | StrictInt | StrictFloat | StrictStr
 Hyperparameter = _Value | Annotated[list[_Value], Field(min_length=1)] | Interval
-HYPERPARAMETER = (
-    "a number, a word, true, false, a list of numbers, or an interval {low, high, log}: "
-    "two numbers, low below high, and above 0 if log is true"
+HYPERPARAMETERS = (
+    "keywords of the optimizer, each a number, a word, true, false, a list of numbers, or an "
+    "interval {low, high, log}: two numbers, low below high, and above 0 if log is true"
 )
 
 

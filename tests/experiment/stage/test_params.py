@@ -94,9 +94,9 @@ def test_every_mistake_has_a_line(tmp_path: Path) -> None:
         "compare.margin": "1%",
     }
     assert sorted(rejection(tmp_path, edited(changes))) == [
-        "adam.weight_decay = {'low': 1, 'high': 0.1}; allowed: hyperparameters, each a "
-        "number, a word, true, false, a list of numbers, or an interval {low, high, log}: two "
-        "numbers, low below high, and above 0 if log is true",
+        "adam.weight_decay = {'low': 1, 'high': 0.1}; allowed: keywords of the "
+        "optimizer, each a number, a word, true, false, a list of numbers, or an interval {low, "
+        "high, log}: two numbers, low below high, and above 0 if log is true",
         "compare.margin = '1%'; allowed: a number above 0 and below 1",
         "model.hidden = [0, 64, -1]; allowed: a list of 1 to 8 whole numbers from 1 to 4096",
         "rank = 'ten'; allowed: tuned, or a whole number from 1 to the side of the gradient matrix",
