@@ -70,17 +70,13 @@ def show(rows: str | list[dict[str, Any]], columns: dict[str, str]) -> None:
     elif rows.endswith(".csv"):
         records = pd.read_csv(rows).to_dict("records")
     else:
-        named = {name.replace("_", " "): one for name, one in read(rows).items()}
-        records = [{"name": name, **one} for name, one in named.items() if isinstance(one, dict)]
+        records = [{"name": name.replace("_", " "), **one} for name, one in read(rows).items()]
     cells = []
     for record in records:
-        intervals = {
-            name: Interval(record[name], record[f"{name}_low"], record[f"{name}_high"])
-            for name in record
-            if f"{name}_high" in record
-        }
+        for name in [name for name in record if f"{name}_high" in record]:
+            record[name] = Interval(*(record[f"{name}{end}"] for end in ("", "_low", "_high")))
         with suppress(KeyError):
-            cells.append([form.format_map(record | intervals) for form in columns.values()])
+            cells.append([form.format_map(record) for form in columns.values()])
     table(list(columns), cells)
 
 
@@ -161,26 +157,28 @@ def evidence(setting: str) -> None:
         )
 
     less_noise = hurts["less_noise_minus_adam"].items()
-    found = (
+    cells = (
         "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less_noise),
         along(cleaner, "cosine", "+.5f"),
         along(survives, "nats", "+.6f"),
         f"rank {rank}: {compared(pays)}",
     )
-    names, states = links, [link["state"] for link in links.values()]
-    rows = zip([f"**{name}**" for name in names], found, states, strict=True)
-    table(["claim", "evidence", "state"], rows)
+    rows = zip(links, cells, strict=True)
+    table(
+        ["claim", "evidence", "state"],
+        [[f"**{name}**", cell, links[name]["state"]] for name, cell in rows],
+    )
 
 
 def looks(arms: list[str], ranks: list[int], epochs: str) -> list[dict[str, Any]]:
     """The quantities measured along trajectories, one record per arm, rank and epoch."""
     records = []
     for arm, rank, epoch in product(arms, ranks, epochs.split()):
-        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv", dtype={"epoch": str})
-        here = found[(found["rank"] == rank) & (found["epoch"] == epoch)]
-        rows = here[["quantity", "mean", "low", "high"]].itertuples(index=False)
+        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv").set_index("quantity")
+        found = found[(found["rank"] == rank) & (found["epoch"] == epoch)]
+        intervals = map(Interval, found["mean"], found["low"], found["high"])
         where = {"trajectory": label(arm), "rank": rank, "epoch": epoch}
-        records.append(where | {name: Interval(*ends) for name, *ends in rows})
+        records.append(where | dict(zip(found.index, intervals, strict=True)))
     return records
 
 
