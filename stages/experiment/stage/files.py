@@ -1,7 +1,4 @@
-"""Files written whole or not at all, with bytes that depend only on their content.
-
-Each library is imported by the functions that need it, so that a stage loads only what it uses.
-"""
+"""Files written whole or not at all, with bytes that depend only on their content."""
 
 from __future__ import annotations
 
@@ -16,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from experiment.stage.errors import UserError, changed, reason
 
-if TYPE_CHECKING:
-    import pandas as pd
+if TYPE_CHECKING:  # few stages load them
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
     from torch import Tensor
 
 Json = dict[str, Any]
@@ -105,11 +104,8 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 def read_rows(path: Path, key: str, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
     """Read a table, in rows or columns, under a key of a JSON file.
 
-    UserError is raised if it has no rows or lacks one of `columns`, or one that is not in `other`
-    does not hold numbers.
+    UserError is raised if it lacks one of `columns`, or one not in `other` holds no numbers.
     """
-    import pandas as pd
-
     return _table(path, lambda: pd.DataFrame(read_json(path, key)[key]), columns, other)
 
 
@@ -120,8 +116,6 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def read_csv(path: Path, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
     """Read a table that `write_csv` wrote; arguments and errors are those of `read_rows`."""
-    import pandas as pd
-
     return _table(path, lambda: pd.read_csv(io.BytesIO(read(path))), columns, other)
 
 
@@ -133,8 +127,6 @@ def _table(
         table[list(columns)].astype({name: float for name in columns if name not in other})
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{path}: no table of {', '.join(columns)}: {reason(error)}") from None
-    if table.empty:
-        raise UserError(f"{path}: no rows")
     return table
 
 
@@ -158,8 +150,6 @@ class _Entry(zipfile.ZipInfo):
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays as an uncompressed .npz, readable with `allow_pickle=False`."""
-    import numpy as np
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
@@ -171,8 +161,6 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
     """Read arrays that `write_arrays` wrote; a damaged file raises UserError."""
-    import numpy as np
-
     content = read(path)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:

@@ -51,7 +51,6 @@ def arguments(
     options: Mapping[str, Any],
     known: Iterable[str],
     where: str,
-    *positional: object,
     **provided: object,
 ) -> dict[str, Any]:
     """The options that a function takes as arguments; all of them if it takes `**options`.
@@ -61,28 +60,19 @@ def arguments(
         options: what the user has set in the section `where`.
         known: names that may be set whether or not the function takes them.
         where: for messages, such as `params.yaml: model`.
-        positional: arguments that the function gets before them.
         provided: further arguments, which the function gets if it takes them.
 
     Raises:
-        UserError: an option is neither known nor taken, or a required one is missing.
+        UserError: an option is neither known nor taken.
 
     """
-    taken = signature(function)
-    of = f"{function.__module__}.{function.__qualname__}"
-    takes_all = any(p.kind is Parameter.VAR_KEYWORD for p in taken.parameters.values())
+    taken = signature(function).parameters
+    takes_all = any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())
     for name in options:
-        if not takes_all and name not in {*taken.parameters, *known}:
+        if not takes_all and name not in {*taken, *known}:
             raise UserError(
                 f"unknown key {where}.{name}; allowed: {', '.join(sorted(known))} and the "
-                f"arguments of {of}"
+                f"arguments of {function.__module__}.{function.__qualname__}"
             )
     offered = {**options, **provided}
-    given = {
-        name: value for name, value in offered.items() if takes_all or name in taken.parameters
-    }
-    try:
-        taken.bind(*positional, **given)
-    except TypeError as error:
-        raise UserError(f"{where}: {of}: {error}; allowed: keys for all that it needs") from None
-    return given
+    return {name: value for name, value in offered.items() if takes_all or name in taken}

@@ -6,6 +6,7 @@ that file, so changing any other pin makes no result out of date.
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,15 +53,13 @@ def check(stage: str) -> None:
         raise UserError("\n".join(problems))
 
 
-def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
+def pinned() -> dict[str, str]:
     """The pins of the decisive packages, without build tags; a missing one raises UserError."""
-    lines = files.read(path).decode("utf-8").splitlines()
-    pins = (line.partition("#")[0].partition(";")[0].partition("==") for line in lines)
-    found = {
-        name.strip().lower(): pin.strip().partition("+")[0] for name, equals, pin in pins if equals
-    }
-    if missing := [name for name in DECISIVE if name not in found]:
-        raise UserError("\n".join(f"{path}: no line {name}==<version>" for name in missing))
+    lines = files.read(CONSTRAINTS_FILE).decode("utf-8")
+    found = dict(re.findall(r"^([\w.-]+) *== *([\w.!]+)", lines, re.MULTILINE))
+    for name in DECISIVE:
+        if name not in found:
+            raise UserError(f"{CONSTRAINTS_FILE}: no line {name}==<version>")
     return {name: found[name] for name in DECISIVE}
 
 
