@@ -32,10 +32,7 @@ def run(name: str, *arguments: str) -> None:
     except UserError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: `dvc repro` goes on from the last finished piece of work",
-            file=sys.stderr,
-        )
+        print("\ninterrupted: `dvc repro` goes on from the finished tasks", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.filename is None:

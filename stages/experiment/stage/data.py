@@ -69,10 +69,7 @@ def title(name: str) -> str:
 def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Dataset, str]:
     """Load the data with a module of `experiment.datasets`, and flip labels if asked to.
 
-    Args:
-        given: the name of the module, its options, and the share of training labels to flip.
-        seed: root of the random streams; the module gets one as `rng` if it takes it.
-        where: where the name and the options are set, for messages.
+    The module gets a random stream as `rng` if it takes one. Messages name the section `where`.
 
     Returns:
         The data, and their title in figures: the module's `TITLE`, or else its name.

@@ -1,4 +1,7 @@
-"""Files written whole or not at all, with bytes that depend only on their content."""
+"""Files written whole or not at all, with bytes that depend only on their content.
+
+Each library is imported by the functions that need it: none may load before the settings.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
 from experiment.stage.errors import UserError, changed, reason
 
-if TYPE_CHECKING:  # few stages load them
+if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Json = dict[str, Any]
@@ -106,6 +107,8 @@ def read_rows(path: Path, key: str, *columns: str, other: Collection[str] = ()) 
 
     UserError is raised if it lacks one of `columns`, or one not in `other` holds no numbers.
     """
+    import pandas as pd
+
     return _table(path, lambda: pd.DataFrame(read_json(path, key)[key]), columns, other)
 
 
@@ -116,6 +119,8 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def read_csv(path: Path, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
     """Read a table that `write_csv` wrote; arguments and errors are those of `read_rows`."""
+    import pandas as pd
+
     return _table(path, lambda: pd.read_csv(io.BytesIO(read(path))), columns, other)
 
 
@@ -150,6 +155,8 @@ class _Entry(zipfile.ZipInfo):
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays as an uncompressed .npz, readable with `allow_pickle=False`."""
+    import numpy as np
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
@@ -161,9 +168,11 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
     """Read arrays that `write_arrays` wrote; a damaged file raises UserError."""
-    content = read(path)
+    import numpy as np
+
+    content = io.BytesIO(read(path))
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        with np.load(content, allow_pickle=False) as archive:
             return [archive[name] for name in names]
     except Exception as error:  # a damaged archive raises errors of many types
         raise UserError(f"{path}: damaged, `dvc repro -f fetch_data` renews it: {error}") from None

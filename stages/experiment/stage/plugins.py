@@ -53,18 +53,10 @@ def arguments(
     where: str,
     **provided: object,
 ) -> dict[str, Any]:
-    """The options that a function takes as arguments; all of them if it takes `**options`.
+    """The options and what else is provided, as far as a function takes them.
 
-    Args:
-        function: of a module in a package.
-        options: what the user has set in the section `where`.
-        known: names that may be set whether or not the function takes them.
-        where: for messages, such as `params.yaml: model`.
-        provided: further arguments, which the function gets if it takes them.
-
-    Raises:
-        UserError: an option is neither known nor taken.
-
+    UserError is raised if it takes an option of the section `where` neither by name nor as one of
+    `**options`, and the name is not known, as that of an option of other modules.
     """
     taken = signature(function).parameters
     takes_all = any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())

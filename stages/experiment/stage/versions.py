@@ -74,7 +74,7 @@ def installed(name: str) -> str:
         return "none"
     module = MODULES.get(name, name)
     spec = find_spec(module)
-    origin = Path(spec.origin or "") if spec else Path()
+    origin = Path(str(spec and spec.origin))
     if origin.resolve() != Path(str(found.locate_file(f"{module}/__init__.py"))).resolve():
         return f"another in {origin.parent}"
     return found.version.partition("+")[0]
