@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -24,9 +25,7 @@ def module(package: str, name: str, where: str) -> ModuleType:
     UserError is raised if there is no such module (`where` is the key of its name), it cannot be
     imported, or it lacks its function, `load` or `create`.
     """
-    there = sorted(
-        path.stem for path in (PLUGINS / package).glob("*.py") if path.stem != "__init__"
-    )
+    there = [found.name for found in iter_modules([str(PLUGINS / package)])]
     if name not in there:
         raise UserError(
             f"{where} = {name!r}; allowed: a module in stages/experiment/{package}: "

@@ -48,7 +48,7 @@ Whole = StrictInt
 Real = StrictFloat
 Rank = Annotated[Whole, Field(ge=1, le=100_000)]
 Ascending = AfterValidator(_ascend)
-LearningRate = Annotated[Real, Field(ge=1e-8, le=10)]
+LearningRate = Annotated[Real, Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")]
 LearningRateGrid = Annotated[list[LearningRate], Field(min_length=1), Ascending]
 LEARNING_RATE_GRID = "an ascending list of numbers from 1e-8 to 10"
 # The name of a module; DVC uses it in paths.
@@ -100,8 +100,8 @@ HYPERPARAMETERS = (
 class LearningRates(SearchInterval):
     """Search interval of the learning rate, ends included."""
 
-    low: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")
-    high: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")
+    low: LearningRate
+    high: LearningRate
 
 
 def read_yaml(path: Path, model: type[Model]) -> Model:
@@ -113,8 +113,6 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         raw = YAML(typ="safe").load(content.decode("utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: no parameters; allowed: {', '.join(model.model_fields)}")
     return checked(model, raw, f"{path}: ")
 
 
@@ -149,4 +147,4 @@ def _describe(model: Any, value: Any, problem: ErrorDetails) -> str:  # noqa: AN
         section = f"a section with {', '.join(model.model_fields)}"
         allowed = problem.get("ctx", {}).get("error", section)
     found = "is missing" if value is problem else f"= {value!r}"
-    return f"{key} {found}; allowed: {allowed}"
+    return f"{key or 'content'} {found}; allowed: {allowed}"
