@@ -29,10 +29,10 @@ def main() -> None:
     dataset, _ = data.load(params.data, params.seed)
     train = dataset.train
     network = build(params.model.name, params.model.options, train)
-    low, below = params.tune.rank.low, network.matrix_side - 1
+    side = network.matrix_side
     limits = {
         "training.batch_size": (params.training.batch_size, len(train.y), "the training samples"),
-        "tune.rank.low": (low, below, "below the side of the gradient matrix"),
+        "tune.rank.low": (params.tune.rank.low, side - 1, "below the side of the gradient matrix"),
     }
     for key, (value, limit, why) in limits.items():
         if value > limit:
@@ -61,7 +61,7 @@ def check_hyperparameters(params: Params, name: str, network: Network) -> None:
         try:
             optimizer.check(name, {**fixed, **point}, network, where)
         except UserError as error:
-            # An arm has a section for them; here they are the section, except for the rank.
+            # An arm has a section for them. Here they are the section, and ranks are elsewhere.
             rank = "tune.rank.high" if params.rank == "tuned" else "rank"
             line = str(error).replace(f"{where}.hyperparameters.rank", f"{PARAMS_FILE}: {rank}")
             raise UserError(line.replace(f"{where}.hyperparameters", where)) from None

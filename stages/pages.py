@@ -90,9 +90,9 @@ def results() -> None:
     for name, one in read("metrics/comparison.json").items():
         better = "lower" if MEASURES[name].lower_is_better else "higher"
         measure = f"{MEASURES[name].label} ({better} is better)"
-        difference = Interval(one["difference"], *one["interval_95"])
+        difference = f"{Interval(one['difference'], *one['interval_95']):+.3f}"
         means = f"{one['adam']:.3f}", f"{one['lrg_adam']:.3f}"
-        rows.append([measure, *means, f"{difference:+.3f}", one["verdict"]])
+        rows.append([measure, *means, difference, one["verdict"]])
     table(["measure", "Adam", "LRG-Adam", "LRG-Adam minus Adam", "verdict"], rows)
 
 
@@ -163,11 +163,9 @@ def evidence(setting: str) -> None:
         along(survives, "nats", "+.6f"),
         f"rank {rank}: {compared(pays)}",
     )
-    rows = zip(links, cells, strict=True)
-    table(
-        ["claim", "evidence", "state"],
-        [[f"**{name}**", cell, links[name]["state"]] for name, cell in rows],
-    )
+    found = zip(links.items(), cells, strict=True)
+    rows = ([f"**{name}**", cell, link["state"]] for (name, link), cell in found)
+    table(["claim", "evidence", "state"], rows)
 
 
 def looks(arms: list[str], ranks: list[int], epochs: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from experiment.stage.errors import UserError
 
 
 def run(name: str, *arguments: str) -> None:
-    """Run the function `main` of the module `name` as a stage, with the pinned versions alone.
+    """Run the function `main` of the module `name` as a stage.
 
     A mistake that the user can fix ends the process with exit status 1 and without a traceback. So
     does an input that is edited while the stage runs: DVC records the inputs as they are when the

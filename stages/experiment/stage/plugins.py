@@ -52,10 +52,10 @@ def arguments(
     where: str,
     **provided: object,
 ) -> dict[str, Any]:
-    """The options and what else is provided, as far as a function takes them.
+    """What a function takes of the options in the section `where` and of what is provided.
 
-    UserError is raised if it takes an option of the section `where` neither by name nor as one of
-    `**options`, and the name is not known, as that of an option of other modules.
+    It takes arguments by name, or all of them as `**options`. UserError is raised for an option
+    that it does not take, unless it is one of `known`, which other modules may take.
     """
     taken = signature(function).parameters
     takes_all = any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())
