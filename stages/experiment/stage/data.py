@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,18 +41,17 @@ class Dataset(NamedTuple):
     @classmethod
     def read(cls, name: str) -> Self:
         """Read the file that the stage fetch_data writes; a damaged one raises UserError."""
-        names = [f"{axis}_{part}" for part in cls._fields for axis in Split._fields]
-        x_and_y = iter(files.read_arrays(data_file(name), *names))
+        x_and_y = iter(files.read_arrays(data_file(name), *ARRAYS))
         return cls(*map(Split, x_and_y, x_and_y))
 
     def write(self, name: str, title: str) -> None:
         """Write the arrays x_train, y_train and so on, and the title for figures."""
-        arrays: dict[str, NDArray[Any]] = {
-            f"{axis}_{part}": getattr(split, axis)
-            for part, split in self._asdict().items()
-            for axis in Split._fields
-        }
-        files.write_arrays(data_file(name), arrays | {"title": np.array(title)})
+        arrays = [array for split in self for array in split]
+        named = zip([*ARRAYS, "title"], [*arrays, np.array(title)], strict=True)
+        files.write_arrays(data_file(name), dict(named))
+
+
+ARRAYS = [f"{axis}_{part}" for part in Dataset._fields for axis in Split._fields]
 
 
 def data_file(name: str) -> Path:
