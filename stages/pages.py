@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cache, reduce
+from functools import reduce
 from itertools import product
 from operator import getitem
 from pathlib import Path
@@ -36,10 +36,14 @@ PAGES = ("README.md", *(f"stages/{room}README.md" for room in ("", "studies/", "
 STUDIES = Path("metrics/studies")
 
 
-@cache
 def read(path: str) -> dict[str, Any]:
-    """A committed file of JSON or YAML."""
-    return (json.loads if path.endswith(".json") else yaml.safe_load)(Path(path).read_text())
+    """A committed file of JSON."""
+    return json.loads(Path(path).read_text())
+
+
+ARMS = yaml.safe_load(Path("stages/studies/arms.yaml").read_text())["arms"]
+LABELS = {name: arm["label"] for name, arm in ARMS.items()}
+STAGES = Repo().stage.load_all("dvc.yaml")  # those of a matrix one by one
 
 
 class Interval(NamedTuple):
@@ -96,11 +100,6 @@ def results() -> None:
     table(["measure", "Adam", "LRG-Adam", "LRG-Adam minus Adam", "verdict"], rows)
 
 
-def label(arm: str) -> str:
-    """The label of an arm."""
-    return read("stages/studies/arms.yaml")["arms"][arm]["label"]
-
-
 def study(name: str) -> None:
     """The arms of a study, each with those that it is compared with."""
     rows = []
@@ -108,7 +107,7 @@ def study(name: str) -> None:
     for (_, base), one in comparisons:
         first = one.iloc[0]
         other = f"{first['lr_against']:g}{' (other grid)' if first.get('grids_differ') else ''}"
-        cells = [first["label"], label(base), f"{first['lr']:g}", other]
+        cells = [first["label"], LABELS[base], f"{first['lr']:g}", other]
         for measure in ("test_loss_nats", "test_accuracy_share"):
             found = one.set_index("measure").loc[measure]
             difference = Interval(*found[["difference", "interval_low", "interval_high"]])
@@ -151,14 +150,14 @@ def evidence(setting: str) -> None:
     def along(link: dict[str, Any], unit: str, form: str) -> str:
         found = link["by_rank"].get(str(rank), {"along": {}})["along"]  # not of every rank
         return "; ".join(
-            f"rank {rank} along {label(arm)}: "
+            f"rank {rank} along {LABELS[arm]}: "
             f"{Interval(one[f'mean_{unit}'], *one[f'interval_95_{unit}']):{form}}"
             for arm, one in found.items()
         )
 
     less_noise = hurts["less_noise_minus_adam"].items()
     cells = (
-        "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less_noise),
+        "; ".join(f"{LABELS[arm]}: {compared(one)}" for arm, one in less_noise),
         along(cleaner, "cosine", "+.5f"),
         along(survives, "nats", "+.6f"),
         f"rank {rank}: {compared(pays)}",
@@ -175,7 +174,7 @@ def looks(arms: list[str], ranks: list[int], epochs: str) -> list[dict[str, Any]
         found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv").set_index("quantity")
         found = found[(found["rank"] == rank) & (found["epoch"] == epoch)]
         intervals = map(Interval, found["mean"], found["low"], found["high"])
-        where = {"trajectory": label(arm), "rank": rank, "epoch": epoch}
+        where = {"trajectory": LABELS[arm], "rank": rank, "epoch": epoch}
         records.append(where | dict(zip(found.index, intervals, strict=True)))
     return records
 
@@ -204,16 +203,10 @@ def steps(column: str, form: str) -> None:
     table(["step", *header], rows.itertuples())
 
 
-@cache
-def stages() -> list[Any]:
-    """The stages of the main pipeline, those of a matrix one by one."""
-    return Repo().stage.load_all("dvc.yaml")
-
-
 def graph() -> None:
     """What follows from what in the main pipeline, without what other arrows imply."""
     print("```mermaid\nflowchart LR")
-    edges = networkx.transitive_reduction(build_graph(stages())).edges
+    edges = networkx.transitive_reduction(build_graph(STAGES)).edges
     for edge in sorted((first.addressing, then.addressing) for then, first in edges):
         print("  " + " --> ".join(f'{name.replace("@", "_")}["{name}"]' for name in edge))
     print("```")
@@ -223,26 +216,27 @@ def stage_table() -> None:
     """What the stages of the main pipeline do and write."""
     rows = (
         [f"`{one.addressing}`", one.desc, ", ".join(f"`{out.def_path}`" for out in one.outs)]
-        for one in stages()
+        for one in STAGES
     )
     table(["stage", "what it does", "writes"], rows)
 
 
 def parameters() -> None:
     """The parameters with the comments in params.yaml, and the stages that read them."""
+    source = Path("params.yaml").read_text()
     path: list[str] = []
     text = ""
     rows: list[list[str]] = []
-    keys = re.findall(r"^((?: *#.*\n)*)( *)(\w+):", Path("params.yaml").read_text(), re.MULTILINE)
+    keys = re.findall(r"^((?: *#.*\n)*)( *)(\w+):", source, re.MULTILINE)
     for comment, indent, key in keys:
         path = [*path[: len(indent) // 2], key]
         text = " ".join(re.findall("# (.*)", comment)) or text  # that of a section is its keys'
-        value = reduce(getitem, path, read("params.yaml"))
+        value = reduce(getitem, path, yaml.safe_load(source))
         if not isinstance(value, dict):
             name = ".".join(path)
             readers = dict.fromkeys(
                 f"`{stage.addressing.partition('@')[0]}`"
-                for stage in stages()
+                for stage in STAGES
                 for dependency in stage.deps
                 for read_key in getattr(dependency, "params", [])
                 if f"{name}.".startswith(f"{read_key}.")

@@ -18,19 +18,19 @@ CONSTRAINTS_FILE = Path("constraints.txt")
 CHECKS = ("check_params", "studies.training.check_arms")
 LISTED_FILE = Path("data/versions.json")  # of the main pipeline and the benchmark
 LISTED_FILE_OF_STUDIES = Path("data/studies.json")
-# Packages that compute, draw or write results; another version of one may change the bytes.
-DECISIVE = (
-    "matplotlib",
-    "mnist1d",
-    "numpy",
-    "optuna",
-    "pandas",
-    "pillow",
-    "scikit-learn",
-    "scipy",
-    "torch",
-)
-MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where their names differ
+# Packages that compute, draw or write results, and their modules; another version of one may
+# change the bytes.
+DECISIVE = {
+    "matplotlib": "matplotlib",
+    "mnist1d": "mnist1d",
+    "numpy": "numpy",
+    "optuna": "optuna",
+    "pandas": "pandas",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "scipy": "scipy",
+    "torch": "torch",
+}
 
 
 def check(stage: str) -> None:
@@ -72,9 +72,9 @@ def installed(name: str) -> str:
         found = distribution(name)
     except PackageNotFoundError:
         return "none"
-    module = MODULES.get(name, name)
-    spec = find_spec(module)
+    spec = find_spec(DECISIVE[name])
     origin = Path(str(spec and spec.origin))
-    if origin.resolve() != Path(str(found.locate_file(f"{module}/__init__.py"))).resolve():
+    expected = Path(str(found.locate_file(f"{DECISIVE[name]}/__init__.py")))
+    if origin.resolve() != expected.resolve():
         return f"another in {origin.parent}"
     return found.version.partition("+")[0]
