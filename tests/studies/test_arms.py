@@ -223,7 +223,7 @@ def named(name: str) -> Change:
         ),
         (
             train("rank_20", hyperparameters={"rank": float("nan")}),
-            "rank = nan; allowed: arguments of the optimizer",
+            "rank = nan; allowed: keywords of the optimizer",
         ),
         *(
             (named(name), "; allowed: names of a-z, 0-9 and _ that begin with a letter")

@@ -215,7 +215,7 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     module = plugins.module("networks", name, "params.yaml: model.name")
     create = module.create
     size = data.inputs, data.classes
-    given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model", *size)
+    given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model")
     where = f"stages/experiment/networks/{name}.py"
     samples = torch.from_numpy(data.x[:3])
 

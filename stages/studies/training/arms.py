@@ -16,6 +16,7 @@ from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data, Training
 from experiment.stage.schema import (
+    HYPERPARAMETERS,
     LEARNING_RATE_GRID,
     MODULE,
     Ascending,
@@ -72,7 +73,7 @@ class ArmConfig(TrainedConfig):
         description="a module in stages/experiment/optimizers, or the dotted name of a class",
     )
     hyperparameters: dict[str, Hyperparameter] = Field(
-        default={}, description="arguments of the optimizer other than lr"
+        default={}, description=f"{HYPERPARAMETERS}; lr is set by lrs"
     )
     noise: Real = Field(ge=0, le=100, description="a number from 0 to 100")
     lrs: LearningRateGrid = Field(

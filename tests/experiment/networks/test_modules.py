@@ -341,8 +341,11 @@ UNFIT: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "nothing": (lambda *_: None, "create returns NoneType; allowed: a torch.nn.Module"),
     "a mistake in its code": (lambda *_: {}["hidden"], "KeyError: 'hidden'"),
-    "no such arguments": (lambda inputs: nn.Linear(inputs, 10), "too many positional arguments"),
-    "an argument that is missing": (lambda *_, heads: heads, "missing a required .*'heads'"),
+    "no such arguments": (
+        lambda inputs: nn.Linear(inputs, 10),
+        "takes 1 positional argument but 2",
+    ),
+    "an argument that is missing": (lambda *_, heads: heads, "missing 1 required .*'heads'"),
     "all of it frozen": (lambda i, c: nn.Linear(i, c).requires_grad_(False), "nothing to train"),
 }
 
