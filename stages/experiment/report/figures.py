@@ -77,13 +77,23 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def line_with_band(axes: Axes, x: ArrayLike, interval: MeanInterval, **style: Any) -> None:  # noqa: ANN401
+def line_with_band(
+    axes: Axes,
+    x: ArrayLike,
+    interval: MeanInterval,
+    **style: Any,  # noqa: ANN401
+) -> None:
     """Draw a line through means, with their intervals as a band of the same colour."""
     axes.plot(x, interval.mean, **{"markersize": 4, **style})
     axes.fill_between(x, interval.low, interval.high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def differences(axes: Axes, interval: MeanInterval, y: ArrayLike, **style: Any) -> None:  # noqa: ANN401
+def differences(
+    axes: Axes,
+    interval: MeanInterval,
+    y: ArrayLike,
+    **style: Any,  # noqa: ANN401
+) -> None:
     """Draw means with their intervals at the heights `y`, and a line at zero."""
     ends = [interval.mean - interval.low, interval.high - interval.mean]
     style = {"markersize": 5, "capsize": 3, **style, "linestyle": "none"}
