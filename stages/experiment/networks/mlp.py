@@ -8,10 +8,10 @@ from itertools import pairwise
 from torch import Tensor
 
 from experiment.training.arithmetic import linear
-from experiment.training.network import StackedNetwork, Weights
+from experiment.training.network import Network, Weights
 
 
-class MLP(StackedNetwork):
+class MLP(Network):
     """Linear layers with ReLU between them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -23,13 +23,11 @@ class MLP(StackedNetwork):
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`."""
-        replicates = weights["layers.0.bias"].shape[0]
-        hidden = x.expand(replicates, *x.shape[-2:])
         for i in range(self.depth):
             if i > 0:
-                hidden = hidden.relu_()
-            hidden = linear(hidden, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
-        return hidden
+                x = x.relu_()
+            x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
+        return x
 
 
 def create(inputs: int, classes: int, *, hidden: Sequence[int]) -> MLP:

@@ -45,12 +45,8 @@ def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
         if step < rising:
             return (step + 1) / rising
         done = (step - rising) / max(steps - rising, 1)
-        match shape:
-            case "linear":
-                return 1 - done
-            case "cosine":
-                return (1 + math.cos(math.pi * done)) / 2
-        return 1
+        cosine = (1 + math.cos(math.pi * done)) / 2
+        return {"constant": 1, "linear": 1 - done, "cosine": cosine}[shape]
 
     return factor
 
@@ -208,13 +204,7 @@ def check(
 ) -> None:
     """Reject an optimizer or hyperparameters that cannot train the network, before training.
 
-    Args:
-        name: of the optimizer, as for `create`.
-        hyperparameters: its keyword arguments, `lr` among them.
-        network: what to train.
-        where: the section that sets them, for messages.
-        scheduled: whether the learning rate has a schedule.
-
+    `where` is the section that sets them, for messages; the rest is as for `create`.
     """
     given = {key: value for key, value in hyperparameters.items() if key != "lr"}
     rank = given.get("rank")
@@ -232,7 +222,7 @@ def check(
         # That of half the sum of squares; any other would do.
         for weight in weights:
             weight.grad = weight.detach().clone()
-        return torch.stack([weight.detach().square().sum() / 2 for weight in weights]).sum()
+        return torch.cat([weight.detach().flatten() for weight in weights]).square().sum() / 2
 
     try:
         factor = schedule("linear", 0, TRIAL_STEPS) if scheduled else None

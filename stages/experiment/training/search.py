@@ -25,11 +25,6 @@ from experiment.training.work import Result, Work
 Distribution = FloatDistribution | IntDistribution
 Space = Mapping[str, Distribution]
 
-# Proposals are random until this many trials have finished.
-STARTUP_TRIALS = 5
-# Share of an interval, on its search scale, that counts as its edge.
-EDGE = 0.05
-
 
 class Trial(NamedTuple):
     """One evaluated point; its loss is infinite if it diverged."""
@@ -50,12 +45,10 @@ def hyperparameters(
 
 
 def search_space(intervals: Mapping[str, SearchInterval], side: int) -> Space:
-    """What a search varies.
+    """What a search varies, by hyperparameter.
 
-    Args:
-        intervals: by hyperparameter; those of the learning rate and the rank are logarithmic.
-        side: of the gradient matrix; the rank `full` is one less.
-
+    Intervals of the learning rate and the rank are logarithmic. The rank `full` is one less than
+    the side of the gradient matrix.
     """
     space: dict[str, Distribution] = {}
     for name, interval in intervals.items():
@@ -77,7 +70,7 @@ def train_trials(
     replicates: int,
     seed: int,
 ) -> list[Trial]:
-    """Search by training; a trial's loss is the mean over replicates, see `search`."""
+    """Search by training; the loss of a trial is the mean over replicates. See `search`."""
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
         runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
@@ -125,7 +118,7 @@ def search(
     so an interrupted search equals an uninterrupted one.
 
     Args:
-        space: the search space; an empty one is evaluated once per trial.
+        space: the search space.
         evaluate_wave: returns the losses of points; NaN or infinite if training diverged.
         trials: number of points evaluated.
         wave: number of points proposed at once.
@@ -136,7 +129,15 @@ def search(
     study = optuna.create_study(direction="minimize")
     done: list[Trial] = []
     while len(done) < trials:
-        study.sampler = _sampler(seed, len(done))
+        # The arguments are explicit because the defaults changed with Optuna 5.
+        study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=5,  # whose proposals are random
+            n_ei_candidates=24,
+            multivariate=True,
+            group=False,
+            constant_liar=True,
+            seed=int(stream(seed, "sampler", len(done)).integers(2**32)),
+        )
         asked = [study.ask(dict(space)) for _ in range(min(wave, trials - len(done)))]
         losses = evaluate_wave([trial.params for trial in asked])
         for trial, loss in zip(asked, losses, strict=True):
@@ -144,18 +145,6 @@ def search(
             study.tell(trial, loss)
             done.append(Trial(trial.params, loss))
     return done
-
-
-def _sampler(seed: int, trial: int) -> optuna.samplers.BaseSampler:
-    # The arguments are explicit because the defaults changed with Optuna 5.
-    return optuna.samplers.TPESampler(
-        n_startup_trials=STARTUP_TRIALS,
-        n_ei_candidates=24,
-        multivariate=True,
-        group=False,
-        constant_liar=True,
-        seed=int(stream(seed, "sampler", trial).integers(2**32)),
-    )
 
 
 def on_boundary(space: Space, best: Hyperparameters) -> list[str]:
@@ -168,14 +157,11 @@ def on_boundary(space: Space, best: Hyperparameters) -> list[str]:
 
 
 def _at_edge(interval: Distribution, value: float) -> bool:
-    if (
-        isinstance(interval, IntDistribution)
-        and min(value - interval.low, interval.high - value) <= 1
-    ):
-        return True
     scale = math.log if interval.log else float
     low, high, at = scale(interval.low), scale(interval.high), scale(value)
-    return min(at - low, high - at) <= EDGE * (high - low)
+    if isinstance(interval, IntDistribution) and value in (interval.low + 1, interval.high - 1):
+        return True
+    return min(at - low, high - at) <= 0.05 * (high - low)
 
 
 def read_best(params: Params, optimizer: str) -> Hyperparameters:
@@ -184,12 +170,8 @@ def read_best(params: Params, optimizer: str) -> Hyperparameters:
     best = files.read_json(path, "best")["best"]
     fixed, searched = hyperparameters(params, optimizer)
     names = searched.keys() | fixed.keys() & {"rank"}
-    if (
-        not isinstance(best, dict)
-        or best.keys() != names
-        or not all(type(value) in (int, float) for value in best.values())
-        or best["lr"] <= 0
-    ):
+    numbers = isinstance(best, dict) and all(type(one) in (int, float) for one in best.values())
+    if not numbers or best.keys() != names or best["lr"] <= 0:
         allowed = ", ".join(sorted(names))
         raise UserError(
             f"{path}: best = {best!r}; allowed: a number for each of {allowed}, lr above 0"

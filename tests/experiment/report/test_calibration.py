@@ -8,8 +8,7 @@ import numpy as np
 
 from experiment.datasets import mnist1d
 from experiment.report.statistics import ALPHA, compare_paired
-from experiment.training.loop import Group, RunConfig, train_group
-from experiment.training.outcomes import outcomes
+from experiment.training.loop import Group, RunConfig, outcomes, train_group
 
 CONFIG = RunConfig(
     optimizer="adam",
