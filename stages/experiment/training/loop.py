@@ -183,17 +183,6 @@ class Group:
     train_curve: bool = True  # compute the train loss after every epoch, or only the last
     weights: bool = False  # `train_group` returns the last weights, too
 
-    def epochs(self, data: Split) -> tuple[Network, Iterator[Weights]]:
-        """The network, and its weights before training and after every epoch."""
-        network, replicates = self.config.network(data), range(self.first, self.first + self.size)
-        trained = progress.bar(
-            train(self.config, network, data, replicates),
-            total=self.config.epochs + 1,
-            unit="epoch",
-            desc=f"{self.config.hyperparameters}, replicates {self.first} to {replicates[-1]}",
-        )
-        return network, iter(trained)
-
 
 def train_curves(data: Dataset, group: Group) -> Result:
     """Train a group without using the test set.
@@ -224,13 +213,20 @@ def train_group(data: Dataset, group: Group) -> Result:
 
 
 def _trained(data: Dataset, group: Group) -> tuple[Result, Network, Weights]:
-    network, trained = group.epochs(data.train)
+    config, replicates = group.config, range(group.first, group.first + group.size)
+    network = config.network(data.train)
+    epochs = progress.bar(
+        train(config, network, data.train, replicates),
+        total=config.epochs + 1,
+        unit="epoch",
+        desc=f"{config.hyperparameters}, replicates {group.first} to {replicates[-1]}",
+    )
     curves: dict[str, list[Tensor]] = defaultdict(list)
-    for epoch, weights in enumerate(trained):
+    for epoch, weights in enumerate(epochs):
         validation = evaluate(network, weights, data.validation)
         curves["validation_loss_nats"].append(validation.loss)
         curves["validation_accuracy_share"].append(validation.accuracy)
-        if group.train_curve or epoch == group.config.epochs:
+        if group.train_curve or epoch == config.epochs:
             curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
     result = {name: torch.stack(values, dim=1) for name, values in curves.items()}
     return result, network, weights

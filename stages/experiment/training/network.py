@@ -183,12 +183,8 @@ def _called(module: nn.Module, own: Weights, x: Tensor) -> tuple[Tensor, Weights
 def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     """The network that a module of `experiment.networks` makes, tried on a few samples.
 
-    A torch module is stacked if that gives what it computes alone.
-
-    Args:
-        name: name of the module.
-        options: the keys under `model` in params.yaml; the module gets those that it takes.
-        data: the training samples.
+    A torch module is stacked if that gives what it computes alone. Of the options, the keys under
+    `model` in params.yaml, it gets those that it takes.
 
     Raises:
         UserError: there is no such module, it does not take the options, or its network does not

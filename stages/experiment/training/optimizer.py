@@ -136,7 +136,8 @@ class Stepper:
         self._replicate = replicate
         self._own = ... if replicate is None else replicate  # its part of each weight
         self._generators = generators
-        self._parameters = [nn.Parameter(weight.detach()[self._own]) for weight in weights]
+        self._views = [weight.detach()[self._own] for weight in weights]
+        self._parameters = [nn.Parameter(view) for view in self._views]
         with generators.active():
             made = make(self._parameters)
         self._optimizers = made if isinstance(made, list) else [made]
@@ -160,8 +161,8 @@ class Stepper:
             raise
         except Exception as error:
             self._failed = True
-            for weight in self._weights:
-                weight.detach()[self._own] = torch.nan
+            for view in self._views:
+                view.fill_(torch.nan)
             print(f"{self._description} counts as diverged: {reason(error)}", file=sys.stderr)
 
     def try_step(self, gradient: Gradient) -> None:
@@ -188,10 +189,9 @@ class Stepper:
 
     def _write_back(self) -> None:
         """Copy parameters whose memory the optimizer has replaced, as by `p.data = ...`."""
-        for parameter, weight in zip(self._parameters, self._weights, strict=True):
-            own = weight.detach()[self._own]
-            if parameter.data_ptr() != own.data_ptr():
-                own.copy_(parameter.detach())
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            if parameter.data_ptr() != view.data_ptr():
+                view.copy_(parameter.detach())
 
 
 def check(

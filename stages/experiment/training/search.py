@@ -17,10 +17,10 @@ from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import Params
 from experiment.stage.randomness import stream
-from experiment.stage.schema import Interval, SearchInterval
-from experiment.training.loop import Group, RunConfig, evaluate
+from experiment.stage.schema import SearchInterval
+from experiment.training.loop import Group, RunConfig, train_curves
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.work import Result, Work
+from experiment.training.work import Work
 
 Distribution = FloatDistribution | IntDistribution
 Space = Mapping[str, Distribution]
@@ -55,8 +55,7 @@ def search_space(intervals: Mapping[str, SearchInterval], side: int) -> Space:
         low, high = interval.low, side - 1 if interval.high == "full" else interval.high
         whole = isinstance(low, int) and isinstance(high, int)
         kind = IntDistribution if whole else FloatDistribution
-        log = interval.log if isinstance(interval, Interval) else True
-        space[name] = kind(low, high, log=log)
+        space[name] = kind(low, high, log=getattr(interval, "log", True))
     return space
 
 
@@ -70,12 +69,13 @@ def train_trials(
     replicates: int,
     seed: int,
 ) -> list[Trial]:
-    """Search by training; the loss of a trial is the mean over replicates. See `search`."""
+    """Search by training for the lowest mean validation loss after the last epoch, see `search`."""
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
         runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
-        results = work.run(evaluate_trial, [Group(run, 0, replicates) for run in runs])
-        return [float(result["validation_loss_nats"].mean()) for result in results]
+        groups = [Group(run, 0, replicates, train_curve=False) for run in runs]
+        results = work.run(train_curves, groups)
+        return [float(result["validation_loss_nats"][:, -1].mean()) for result in results]
 
     return search(space, losses, trials=trials, wave=wave, seed=seed)
 
@@ -96,13 +96,6 @@ def table(trials: Sequence[Trial], rank: int | None = None) -> pd.DataFrame:
     return rows
 
 
-def evaluate_trial(data: Dataset, group: Group) -> Result:
-    """Validation loss (R,) of every replicate after the last epoch. The test set is not used."""
-    network, epochs = group.epochs(data.train)
-    *_, last = epochs
-    return {"validation_loss_nats": evaluate(network, last, data.validation).loss}
-
-
 def search(
     space: Space,
     evaluate_wave: Callable[[Sequence[Hyperparameters]], Sequence[float]],
@@ -118,9 +111,9 @@ def search(
     so an interrupted search equals an uninterrupted one.
 
     Args:
-        space: the search space.
+        space: what is searched.
         evaluate_wave: returns the losses of points; NaN or infinite if training diverged.
-        trials: number of points evaluated.
+        trials: number of points in all.
         wave: number of points proposed at once.
         seed: root of the sampler's random streams.
 
@@ -148,10 +141,10 @@ def search(
 
 
 def on_boundary(space: Space, best: Hyperparameters) -> list[str]:
-    """Names of the parameters whose best value lies at an edge of the search interval.
+    """Names of the hyperparameters whose best value lies at an edge of the search interval.
 
-    An edge is the last 5 % of the interval's length on its search scale; for a whole number, also
-    the value next to the end. A better value may lie beyond it.
+    An edge is the last 5 % of the interval on its search scale; for a whole number, also the value
+    next to the end. A better value may lie beyond it.
     """
     return [name for name, interval in space.items() if _at_edge(interval, best[name])]
 
