@@ -12,14 +12,14 @@ from experiment.training.network import Network, Weights
 
 
 class MLP(Network):
-    """Linear layers with ReLU between them."""
+    """Linear layers with ReLU between them; `hidden` are the widths of the hidden layers."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        self.depth = len(widths) - 1
+    def __init__(self, inputs: int, classes: int, *, hidden: Sequence[int]) -> None:
+        self.depth = len(hidden) + 1
         self.shapes = {}
-        for i, (inputs, outputs) in enumerate(pairwise(widths)):
-            self.shapes[f"layers.{i}.weight"] = (outputs, inputs)
-            self.shapes[f"layers.{i}.bias"] = (outputs,)
+        for i, (before, after) in enumerate(pairwise([inputs, *hidden, classes])):
+            self.shapes[f"layers.{i}.weight"] = (after, before)
+            self.shapes[f"layers.{i}.bias"] = (after,)
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`."""
@@ -30,6 +30,4 @@ class MLP(Network):
         return x
 
 
-def create(inputs: int, classes: int, *, hidden: Sequence[int]) -> MLP:
-    """A perceptron with hidden layers of these widths."""
-    return MLP([inputs, *hidden, classes])
+create = MLP

@@ -235,9 +235,7 @@ def _trained(data: Dataset, group: Group) -> tuple[Result, Network, Weights]:
 def outcomes(curves: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
     """One row per replicate: its scores at the end, and its best epoch on the validation set.
 
-    Args:
-        curves: train and validation losses (R, epochs + 1), and test scores (R,), if any.
-
+    The curves are train and validation losses (R, epochs + 1), and test scores (R,), if any.
     """
     validation = curves["validation_loss_nats"]
     table = pd.DataFrame(

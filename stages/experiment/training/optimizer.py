@@ -27,12 +27,12 @@ Schedule = Callable[[int], float]
 # Computes `.grad` of the weights, of one replicate or of all (None), and returns the loss.
 Gradient = Callable[[int | None], Tensor]
 
-# Steps of a trial; an optimizer may leave the weights as they are for some of them.
+# Steps that `check` takes; an optimizer may leave the weights as they are in some of them.
 TRIAL_STEPS = 10
 
 
 def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
-    """The factor on the learning rate at each step, from 0; None if it is always 1.
+    """The factor on the learning rate at each step; None if it is always 1.
 
     It rises linearly to 1 in the share `warmup` of the steps. From there it stays (`constant`) or
     falls to 0 at the end of the last step (`cosine`, `linear`).
@@ -64,7 +64,7 @@ def create(
     Args:
         name: a module in `experiment.optimizers`, or the dotted name of a class or function that
             takes `(params, lr=...)`, such as `torch.optim.RMSprop`.
-        weights: the trained weights.
+        weights: those that are trained.
         hyperparameters: its keyword arguments, `lr` among them.
         where: the key whose value is the name, for messages.
         streams: the random stream of each replicate's optimizer, by the number of the replicate.
@@ -204,7 +204,7 @@ def check(
 ) -> None:
     """Reject an optimizer or hyperparameters that cannot train the network, before training.
 
-    `where` is the section that sets them, for messages; the rest is as for `create`.
+    `where` is the section that sets them, for messages. The other arguments are those of `create`.
     """
     given = {key: value for key, value in hyperparameters.items() if key != "lr"}
     rank = given.get("rank")

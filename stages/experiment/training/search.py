@@ -69,7 +69,7 @@ def train_trials(
     replicates: int,
     seed: int,
 ) -> list[Trial]:
-    """Search by training for the lowest mean validation loss after the last epoch, see `search`."""
+    """Search for the lowest validation loss after the last epoch, the mean over replicates."""
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
         runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
@@ -108,15 +108,8 @@ def search(
 
     Trials are proposed in waves, so that those of one wave can be evaluated at the same time. The
     sampler is reseeded for each wave: a search repeated with known losses proposes the same points,
-    so an interrupted search equals an uninterrupted one.
-
-    Args:
-        space: what is searched.
-        evaluate_wave: returns the losses of points; NaN or infinite if training diverged.
-        trials: number of points in all.
-        wave: number of points proposed at once.
-        seed: root of the sampler's random streams.
-
+    so an interrupted search equals an uninterrupted one. `evaluate_wave` returns the losses of
+    points: NaN or infinite if training diverged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")

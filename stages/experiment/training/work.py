@@ -3,9 +3,9 @@
 The number and location of the processes change no bit of a result: what is computed together is one
 task, and one process with one thread computes it.
 
-Results are kept in a folder that may be deleted at any time. A file is named by what determines
-its content: the function, the task and the data, then the code that computed it. It lists the
-modules of that code, so whoever has the same sources reads it again.
+Results are kept in a folder that may be deleted at any time. The name of a file consists of two
+digests: of the function, the task and the data, and of the code that computed the result. The file
+lists the modules of that code, so a process with the same sources finds the result again.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def merged(results: Sequence[Result]) -> Result:
 
 
 class Work(Generic[Data]):
-    """The tasks of one stage, each computed only if its result is not kept.
+    """The tasks of one stage; each is computed only if its result is not kept.
 
     Args:
         stage: its name, for the progress bar.
-        data: parts that every task reads.
+        data: what every task reads.
         device: cpu, or cuda, which only this process uses.
         total: number of tasks to come.
         unit: what the progress bar calls a task.
@@ -125,7 +125,7 @@ def _compute(
     data: object,
     task: object,
 ) -> bytes:
-    """The content of a task's file, from a process with the code and arithmetic of the stage."""
+    """Compute a task with the code and the arithmetic of the stage; return what its file holds."""
     if code.digest(modules) != digest:
         raise UserError(
             "a worker runs other code or other versions than this stage; "
@@ -149,7 +149,7 @@ def _unpacked(content: bytes) -> tuple[tuple[str, ...], str, Result]:
 
 
 def _read(key: str) -> Result | None:
-    """The result that the present code computed, if it is kept and whole."""
+    """The result that the present code computed, if it is kept and undamaged."""
     found = None
     for path in FOLDER.glob(f"{key}.*"):
         with suppress(Exception):  # another run may drop it; damage raises many types
