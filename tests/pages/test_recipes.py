@@ -83,7 +83,7 @@ def test_an_optimizer(tmp_path: Path) -> None:
 
     own = [f"own@{arm}" for arm in arms]
     assert sorted(address.rpartition(":")[2] for address in ran) == sorted(
-        ["check_params", "check_arms", "compare_own@mine", *own]
+        ["check_arms", "compare_own@mine", *own]
     )
     assert by_hand(project, before) == given.files.keys()
     assert {path: results(project)[path] for path in published} == published

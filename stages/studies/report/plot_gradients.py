@@ -77,9 +77,13 @@ def draw(arms: Arms, along: list[str], rows: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Write plots/studies/gradients.png and plots/studies/flipped_labels_gradients.png."""
+    """Write the figures of gradients, one for each setting of the argument."""
     arms = read_arms()
-    for baseline, name in ((BASELINE, "gradients"), (NOISY_BASELINE, "flipped_labels_gradients")):
+    for baseline, name in {
+        BASELINE: "gradients",
+        NOISY_BASELINE: "flipped_labels_gradients",
+        "noise_double": "batch_noise_gradients",
+    }.items():
         along = trajectories(arms, baseline)
         figure = draw(arms, along, gradient_tables(along))
         files.write_figure(Path(f"plots/studies/{name}.png"), figure)
