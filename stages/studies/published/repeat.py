@@ -103,8 +103,8 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
 def main() -> None:
     """Write metrics/studies/published.csv and .json."""
     given = ProtocolConfig.model_validate(files.read_json(SETTINGS / "published.json"))
-    rows, test = mnist1d.published()
-    published = Dataset(rows, test, test)
+    train, test = mnist1d.published()
+    published = Dataset(train, test, test)
     train, validation = mnist1d.generated(num_samples=given.offline_samples)
     offline = Dataset(train, validation, validation)
     # The published rows, and those that mnist1d generates when it cannot download them.
@@ -112,7 +112,7 @@ def main() -> None:
         "published": (published, tuple(given.training_samples)),
         "offline": (offline, (len(train.y),)),
     }
-    side = build("mlp", {"hidden": given.hidden}, rows).matrix_side
+    side = build("mlp", {"hidden": given.hidden}, published.train).matrix_side
     if given.rank.high > side:
         raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
     tables = []
