@@ -112,7 +112,8 @@ def main() -> None:
         "published": (published, tuple(given.training_samples)),
         "offline": (offline, (len(train.y),)),
     }
-    side = build("mlp", {"hidden": given.hidden}, published.train).matrix_side
+    rows = published.train
+    side = build("mlp", {"hidden": given.hidden}, rows).matrix_side
     if given.rank.high > side:
         raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
     tables = []
