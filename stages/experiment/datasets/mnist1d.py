@@ -31,12 +31,8 @@ def load(
 ) -> Dataset:
     """The first `train` published rows, the next `validation` rows, and the test rows.
 
-    Args:
-        train: number of training rows.
-        validation: number of validation rows.
-        shuffle: put the pixels in the order PIXEL_ORDER.
-        rng: seeds the fresh test rows; nothing else depends on it.
-        fresh_test: 0 tests on the 1000 published rows, n on n newly generated ones.
+    `shuffle` puts the pixels in the order PIXEL_ORDER. The test rows are the 1000 published ones,
+    or if `fresh_test` is above 0, that many new ones; nothing else depends on `rng`.
 
     Raises:
         ValueError: `train` + `validation` exceeds the 4000 published training rows, or `fresh_test`

@@ -70,7 +70,7 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def truncate(matrix: Tensor, rank: int) -> Tensor:
-    """Best approximations in float32 of rank `rank` of the matrices G (R, n, n)."""
+    """Best approximations of rank `rank` of the matrices G (R, n, n), from G^T G in float32."""
     return projected(matrix, spectrum(matrix)[1][..., -rank:])
 
 

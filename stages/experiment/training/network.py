@@ -97,7 +97,7 @@ class ModuleNetwork(Network):
             return self._create(), generators
 
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
-        """Draw one module from each stream; its buffers follow its parameters."""
+        """Draw one module from each stream; its buffers come after its parameters."""
         self._replicates = [self.drawn(stream) for stream in streams]
         parameters, buffers = stack_module_state([module for module, _ in self._replicates])
         return {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}

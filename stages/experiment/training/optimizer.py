@@ -61,14 +61,9 @@ def create(
 ) -> list[Stepper]:
     """Optimizers for stacked weights, each (R, ...).
 
-    Args:
-        name: a module in `experiment.optimizers`, or the dotted name of a class or function that
-            takes `(params, lr=...)`, such as `torch.optim.RMSprop`.
-        weights: those that are trained.
-        hyperparameters: its keyword arguments, `lr` among them.
-        where: the key whose value is the name, for messages.
-        streams: the random stream of each replicate's optimizer, by the number of the replicate.
-        factor: the schedule of the learning rate.
+    The name is that of a module in `experiment.optimizers`, or the dotted name of a class or
+    function that takes `(params, lr=...)`, such as `torch.optim.RMSprop`; `where` is the key that
+    has this value, for messages. The streams belong to the numbers of the replicates.
 
     Raises:
         UserError: there is no such optimizer.
