@@ -9,8 +9,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.training.loop import Group, RunConfig, train_group
-from experiment.training.outcomes import outcomes
+from experiment.training.loop import Group, RunConfig, outcomes, train_group
 from experiment.training.search import read_best
 from experiment.training.work import Work, merged, spans
 

@@ -18,7 +18,7 @@ import check_params
 from experiment.datasets import mnist1d
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.training import kept, loop
+from experiment.training import loop, work
 from experiment.training.network import Weights
 
 STAGES = Project(ROOT).stages()
@@ -143,7 +143,7 @@ def poison(project: Project, monkeypatch: pytest.MonkeyPatch, *, above: float) -
             yield weights
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(kept, "FOLDER", Path(".scratch/poisoned"))  # which is empty
+    monkeypatch.setattr(work, "FOLDER", Path(".scratch/poisoned"))  # which is empty
 
 
 def test_a_trial_that_diverges_is_a_bad_trial(

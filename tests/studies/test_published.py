@@ -12,7 +12,7 @@ from scipy import stats
 
 from experiment.datasets import mnist1d
 from experiment.stage import files
-from experiment.stage.data import Dataset, Split
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from studies.published import repeat as published
 from studies.published.protocol import FinalRun
@@ -46,9 +46,8 @@ def test_the_protocol_is_repeated_on_published_and_on_generated_rows(
 
     published.main()
 
-    arrays = mnist1d.published()
-    train, test = Split(arrays["x"], arrays["y"]), Split(arrays["x_test"], arrays["y_test"])
-    generated, rest = mnist1d.offline(100)
+    train, test = mnist1d.published()
+    generated, rest = mnist1d.generated(num_samples=100)
     data_sets = {
         "published": (Dataset(train, test, test), (50, 60)),
         "offline": (Dataset(generated, rest, rest), (80,)),  # all of them are trained on

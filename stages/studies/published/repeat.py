@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from experiment.stage.data import Dataset, Split
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.training.network import build
 from experiment.training.work import Work, merged
@@ -103,10 +103,9 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
 def main() -> None:
     """Write metrics/studies/published.csv and .json."""
     given = ProtocolConfig.model_validate(files.read_json(SETTINGS / "published.json"))
-    arrays = mnist1d.published()
-    test = Split(arrays["x_test"], arrays["y_test"])
-    published = Dataset(Split(arrays["x"], arrays["y"]), test, test)
-    train, validation = mnist1d.offline(given.offline_samples)
+    train, test = mnist1d.published()
+    published = Dataset(train, test, test)
+    train, validation = mnist1d.generated(num_samples=given.offline_samples)
     offline = Dataset(train, validation, validation)
     # The published rows, and those that mnist1d generates when it cannot download them.
     data_sets = {

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.training.loop import Group, RunConfig, train_curves, train_group
+from experiment.training.loop import Group, RunConfig, outcomes, train_curves, train_group
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.outcomes import outcomes
 from experiment.training.search import Space, on_boundary, search, search_space
 from experiment.training.work import Result, Work, merged, spans
 from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file

@@ -10,8 +10,7 @@ import pytest
 from experiment.datasets import mnist1d
 from experiment.report import statistics
 from experiment.report.statistics import ALPHA, compare_paired
-from experiment.training.loop import Group, RunConfig, train_group
-from experiment.training.outcomes import outcomes
+from experiment.training.loop import Group, RunConfig, outcomes, train_group
 
 CONFIG = RunConfig(
     optimizer="adam",
