@@ -226,8 +226,8 @@ def _truncated(options: Options, params: list[Tensor], step: int | Tensor) -> _M
         cut = from_square(found.matrix, local, axes)
         if distributed:
             cut = [shard_like(c, g) for c, g in zip(cut, grads, strict=True)]
-    # An approximation is finite throughout or nowhere.
-    return _Matrix(params, cut, found.energy, energy, found.matrix[..., 0, 0].isfinite().all())
+    # An approximation is finite throughout, or NaN.
+    return _Matrix(params, cut, found.energy, energy, ~found.matrix[..., 0, 0].isnan().any())
 
 
 def _finite(tensor: Tensor) -> Tensor:

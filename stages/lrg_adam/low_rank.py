@@ -71,7 +71,7 @@ def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
         v = _leading_right_vectors(g, k)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not re-exported
         return svd(matrix, k)
-    found = _product(g @ v, v, out=g if overwrite else None)
+    found = _product(torch.bmm(g, v), v, out=g if overwrite else None)
     return Approximation(found.matrix.view_as(matrix), found.energy.view(matrix.shape[:-2]))
 
 
@@ -168,7 +168,7 @@ def _leading_right_vectors(g: Tensor, k: int) -> Tensor:
 
     In float64 where rounding may matter or float32 cannot hold the squares.
     """
-    c = g.mT @ g
+    c = torch.bmm(g.mT, g)
     energy = c.diagonal(dim1=-2, dim2=-1).sum(-1)
     usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # False for NaN
     if not usable.all():
@@ -176,8 +176,9 @@ def _leading_right_vectors(g: Tensor, k: int) -> Tensor:
     values, vectors = torch.linalg.eigh(c)
     v: Tensor = vectors[..., -k:]
     del c
-    delicate = (usable & _certain(values, k, energy)).logical_not().nonzero().squeeze(-1)
-    if len(delicate) > 0:
+    certain = usable & _certain(values, k, energy)
+    if not certain.all():
+        delicate = certain.logical_not().nonzero().squeeze(-1)
         wide = g[delicate].double()
         wide = wide.mT @ wide
         finite = wide.diagonal(dim1=-2, dim2=-1).sum(-1).isfinite()[:, None, None]
