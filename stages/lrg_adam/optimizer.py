@@ -90,6 +90,10 @@ class LRGAdam(Adam):
             _check_whole(group)
         self._check_groups()
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"captured_energy", "skipped_steps"} & vars(self).keys()
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
         for group in self.param_groups:  # from a checkpoint of Adam or of an older version

@@ -80,6 +80,7 @@ ADAM: dict[str, Make] = {
     "Adam, fused": lambda weights, _: stepping(weights, Adam(weights, fused=True).step),
 }
 sgd = partial(SGD, momentum=0.9, fused=True)
+truncate = partial(truncate_grad_rank_, method="randomized")
 # Contenders for one model, in table order.
 CONTENDERS: dict[str, Make] = {
     **ADAM,
@@ -88,9 +89,7 @@ CONTENDERS: dict[str, Make] = {
     **methods(batch_dims=0),
     "SGD, fused": lambda weights, _: stepping(weights, sgd(weights).step),
     "randomized before SGD": lambda weights, rank: stepping(
-        weights,
-        partial(truncate_grad_rank_, weights, rank, method="randomized"),
-        sgd(weights).step,
+        weights, partial(truncate, weights, rank), sgd(weights).step
     ),
     "torch.svd_lowrank": partial(published, svd_lowrank),
 }

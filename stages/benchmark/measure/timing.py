@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 
-import torch
+from torch.profiler import ProfilerActivity, profile
 
 Call = Callable[[], object]
 
@@ -31,10 +31,8 @@ def medians(calls: Mapping[str, Call], seconds: float) -> dict[str, float]:
 
 def peak_bytes(call: Call) -> int:
     """The most bytes of tensors that `call` holds at once, not counting those held before it."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         call()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(accumulate((event.nbytes() for event in events), initial=0))
