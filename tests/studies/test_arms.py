@@ -115,7 +115,7 @@ def test_all_of_an_arm_s_settings_reach_its_training() -> None:
     changes |= {"options": {"width": 3}, "hyperparameters": {"betas": [0.5, 0.9]}}
     train = read_arms()["adam"].train.model_copy(update=changes)
     run = arm_stage.config(train, 0.1, "a purpose")
-    expected = {**changes, "hyperparameters": {"lr": 0.1, "betas": (0.5, 0.9)}}
+    expected = {**changes, "hyperparameters": {"lr": 0.1, "betas": [0.5, 0.9]}}
     assert {key: asdict(run)[key] for key in changes} == expected
     assert replace(run, purpose="tune") != run
 

@@ -216,24 +216,23 @@ def _steps(
     data: Samples, task: GradientTask, network: Network, weights: Weights, updates: Tensor
 ) -> dict[str, Tensor]:
     """What truncation does to Adam's updates, (R, K) each."""
-    judges = {
-        "fresh": Split(data.fresh.x[:JUDGES], data.fresh.y[:JUDGES]),
-        "train": data.train,
-    }
     lr = float(task.config.hyperparameters["lr"])
     norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
     steps = updates * (lr * norms[:1] / norms)
-    losses: dict[str, list[Tensor]] = defaultdict(list)
     sizes = [weight[0].numel() for weight in weights.values()]
-    for step in steps:
-        moved = {
+    moved = [
+        {
             name: weight - part.view_as(weight)
             for (name, weight), part in zip(weights.items(), step.split(sizes, -1), strict=True)
         }
-        for name, judge in judges.items():
-            losses[name].append(evaluate(network, moved, judge).loss)
-    loss = {name: torch.stack(values) for name, values in losses.items()}
-    return {f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()}
+        for step in steps
+    ]
+    fresh = Split(data.fresh.x[:JUDGES], data.fresh.y[:JUDGES])
+    found = {}
+    for name, judge in {"fresh": fresh, "train": data.train}.items():
+        loss = torch.stack([evaluate(network, one, judge).loss for one in moved])
+        found[f"step_loss_{name}"] = (loss[1:] - loss[:1]).T
+    return found
 
 
 def noise_energy(side: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,29 +30,21 @@ from studies.training.arms import (
 )
 
 NULL_DRAWS = 50
-# Quantities in the table, with their units.
-UNITS = {
-    "energy": "share",
-    "energy_permuted": "share",
-    "cosine_train": "cosine",
-    "cosine_fresh": "cosine",
-    "cosine_permuted": "cosine",
-    "step_loss_fresh": "nats",
-    "step_loss_train": "nats",
-}
+# Units of the quantities in the table, by the first word of their names.
+UNITS = {"energy": "share", "cosine": "cosine", "step": "nats"}
 
 
 def tasks(given: GradientConfig, arm: str) -> list[GradientTask]:
     """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
     found = tuned(arm)
-    trained = found["train"]
+    trained = ArmConfig.model_validate(found["train"])
     # All trajectories use the same samples and batches. Other optimizers are not inputs of this
     # stage, so that a new one does not make it run again.
-    if trained["optimizer"] not in ("adam", "lrg_adam") or trained["model"] != "mlp":
+    if trained.optimizer not in ("adam", "lrg_adam") or trained.model != "mlp":
         raise UserError(
             f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
         )
-    run = config(ArmConfig.model_validate(trained), found["lr"], "studies, gradients")
+    run = config(trained, found["lr"], "studies, gradients")
     for key, values, limit in (
         ("ranks", given.ranks, found["matrix_side"]),
         ("epochs", given.epochs, run.epochs),
@@ -72,19 +65,23 @@ def table(
     `found` holds arrays (replicates, epochs, batches, ranks). Intervals are over replicates;
     `p_value_uncorrected` is from a two-sided t-test of zero mean, for this row alone.
     """
-    rows = []
-    for quantity, unit in UNITS.items():
-        values = found[quantity].mean(axis=2)
-        together = np.concatenate([values.mean(axis=1, keepdims=True), values], axis=1)
-        every = mean_interval(together)
-        p_values = stats.ttest_1samp(together, 0).pvalue
-        for i, epoch in enumerate(["all", *given.epochs]):
-            for j, rank in enumerate(given.ranks):
-                row = {"trajectory": arm, "quantity": quantity, "unit": unit, "rank": rank}
-                row |= {"epoch": epoch, "replicates": len(together)}
-                row |= {name: ends[i, j] for name, ends in every._asdict().items()}
-                rows.append(row | {"p_value_uncorrected": p_values[i, j]})
-    return pd.DataFrame(rows)
+    epochs, ranks = zip(*product(["all", *given.epochs], given.ranks), strict=True)
+    tables = []
+    for quantity, values in found.items():
+        by_epoch = values.mean(axis=2)
+        together = np.concatenate([by_epoch.mean(axis=1, keepdims=True), by_epoch], axis=1)
+        columns = {
+            "trajectory": arm,
+            "quantity": quantity,
+            "unit": UNITS[quantity.split("_")[0]],
+            "rank": ranks,
+            "epoch": epochs,
+            "replicates": len(together),
+            **{name: mean.ravel() for name, mean in mean_interval(together)._asdict().items()},
+            "p_value_uncorrected": stats.ttest_1samp(together, 0).pvalue.ravel(),
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def main(arm: str) -> None:

@@ -7,7 +7,7 @@ the time, for the lowest training loss of any epoch. Then it trained once on all
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import optuna
@@ -16,52 +16,35 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
-from experiment.training.loop import RunConfig, evaluate, train
+from experiment.training.loop import RunConfig, Scores, evaluate, train
+from experiment.training.network import Network, build
 from experiment.training.search import Space
 from experiment.training.work import Result
 from studies.published.reported import REPORTED
+from studies.training.arms import ProtocolConfig
 
 # Where the hyperparameters of a final training run come from.
 SOURCES = ("searched", "reported")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Repetition:
     """One repetition of the experiment, with its own sampler."""
 
-    seed: int
+    given: ProtocolConfig
+    highest_rank: int
     sampler: int
-    hidden: tuple[int, ...]
-    trials: int
-    tune_samples: int
-    tune_epochs: int
-    tune_batch_size: int
-    epochs: int
-    batch_size: int
-    lr: tuple[float, float]
-    rank: tuple[int, int]
-    training_samples: tuple[int, ...]
 
 
 class FinalRun(NamedTuple):
-    """A final training run, and the names of its results."""
+    """A final training run."""
 
     optimizer: str
     source: str
     samples: int
 
-    @property
-    def loss(self) -> str:
-        """Name of the validation losses (1, epochs + 1)."""
-        return f"loss {self}"
 
-    @property
-    def accuracy(self) -> str:
-        """Name of the validation accuracy (1,) after the last epoch."""
-        return f"accuracy {self}"
-
-
-def repeat(data: Dataset, task: Protocol) -> Result:
+def repeat(data: Dataset, task: Repetition) -> Result:
     """Run the published experiment once.
 
     Args:
@@ -70,91 +53,48 @@ def repeat(data: Dataset, task: Protocol) -> Result:
         task: the settings.
 
     Returns:
-        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search; and the losses
-        and the accuracy of every `FinalRun`.
+        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search. For every
+        `FinalRun`, `loss <run>` (1, epochs + 1), the validation losses before training and after
+        every epoch, and `accuracy <run>` (1,), the validation accuracy after the last one.
 
     """
+    given = task.given
+    network = build("mlp", {"hidden": given.hidden}, data.train)
+    lr = FloatDistribution(given.lr.low, given.lr.high, log=True)
+    rank = IntDistribution(given.rank.low, task.highest_rank)
+    spaces: dict[str, Space] = {"adam": {"lr": lr}, "lrg_adam": {"lr": lr, "rank": rank}}
     result: Result = {}
-    lr = FloatDistribution(*task.lr, log=True)
-    spaces: dict[str, Space] = {
-        "adam": {"lr": lr},
-        "lrg_adam": {"lr": lr, "rank": IntDistribution(*task.rank)},
-    }
     for optimizer, space in spaces.items():
-        best = _search(data, task, optimizer, space)
+        best = _search(data, task, network, optimizer, space)
         for name, value in best.items():
             result[f"{optimizer}_{name}"] = torch.tensor([value], dtype=torch.float64)
-        for samples in task.training_samples:
+        for samples in given.training_samples:
             for source, hyperparameters in zip(SOURCES, (best, REPORTED[optimizer]), strict=True):
+                scores = _trained(
+                    task,
+                    network,
+                    _first(data, samples),
+                    data.validation,
+                    optimizer=optimizer,
+                    hyperparameters=hyperparameters,
+                    epochs=given.epochs,
+                    batch_size=given.batch_size,
+                    batches=f"{optimizer}, final {samples}",
+                )
                 run = FinalRun(optimizer, source, samples)
-                losses, accuracy = _final(data, task, run, hyperparameters)
-                result[run.loss] = losses
-                result[run.accuracy] = accuracy
+                result[f"loss {run}"] = torch.stack([score.loss for score in scores], dim=1)
+                result[f"accuracy {run}"] = scores[-1].accuracy
     return result
 
 
-def _final(
-    data: Dataset, task: Protocol, run: FinalRun, hyperparameters: dict[str, Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Train on the first samples: losses before training and after every epoch, last accuracy."""
-    config = replace(
-        _config(task, run.optimizer, hyperparameters, f"final {run.samples}"),
-        epochs=task.epochs,
-        batch_size=task.batch_size,
-    )
-    network = config.network(data.train)
-    scores = [
-        evaluate(network, weights, data.validation)
-        for weights in train(config, network, _first(data, run.samples), [task.sampler])
-    ]
-    return torch.stack([score.loss for score in scores], dim=1), scores[-1].accuracy
-
-
-def _first(data: Dataset, samples: int) -> Split:
-    return Split(data.train.x[:samples], data.train.y[:samples])
-
-
-def _config(
-    task: Protocol, optimizer: str, hyperparameters: dict[str, Any], batches: str
-) -> RunConfig:
-    # As published, all training runs of an experiment start from the same weights, and each has its
-    # own batch order.
-    return RunConfig(
-        optimizer=optimizer,
-        hyperparameters=hyperparameters,
-        model="mlp",
-        options={"hidden": task.hidden},
-        epochs=task.tune_epochs,
-        batch_size=task.tune_batch_size,
-        device="cpu",
-        seed=task.seed,
-        purpose="published",
-        batches=f"{optimizer}, {batches}",
-    )
-
-
-def _search(data: Dataset, task: Protocol, optimizer: str, space: Space) -> dict[str, Any]:
+def _search(
+    data: Dataset, task: Repetition, network: Network, optimizer: str, space: Space
+) -> dict[str, Any]:
     """The best hyperparameters that the sampler finds."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize", sampler=_sampler(task, optimizer))
-    rows = _first(data, task.tune_samples)
-    for number in range(task.trials):
-        trial = study.ask(dict(space))
-        config = _config(task, optimizer, trial.params, f"trial {number}")
-        network = config.network(data.train)
-        losses = [
-            float(evaluate(network, weights, rows).loss)
-            for weights in train(config, network, rows, [task.sampler])
-        ][1:]
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        study.tell(trial, min(finite, default=1e9))
-    return study.best_params
-
-
-def _sampler(task: Protocol, optimizer: str) -> optuna.samplers.BaseSampler:
+    given = task.given
+    draws = stream(given.seed, "published, sampler", optimizer, task.sampler)
     # The default before Optuna 5: ten random trials, then one parameter at a time.
-    draws = stream(task.seed, "published, sampler", optimizer, task.sampler)
-    return optuna.samplers.TPESampler(
+    sampler = optuna.samplers.TPESampler(
         n_startup_trials=10,
         n_ei_candidates=24,
         multivariate=False,
@@ -162,3 +102,48 @@ def _sampler(task: Protocol, optimizer: str) -> optuna.samplers.BaseSampler:
         constant_liar=False,
         seed=int(draws.integers(2**32)),
     )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="minimize", sampler=sampler)
+    rows = _first(data, given.tune_samples)
+    for number in range(given.trials):
+        trial = study.ask(dict(space))
+        _, *scores = _trained(
+            task,
+            network,
+            rows,
+            rows,
+            optimizer=optimizer,
+            hyperparameters=trial.params,
+            epochs=given.tune_epochs,
+            batch_size=given.tune_batch_size,
+            batches=f"{optimizer}, trial {number}",
+        )
+        finite = [loss for loss in (float(score.loss) for score in scores) if math.isfinite(loss)]
+        study.tell(trial, min(finite, default=1e9))
+    return study.best_params
+
+
+def _first(data: Dataset, samples: int) -> Split:
+    return Split(data.train.x[:samples], data.train.y[:samples])
+
+
+def _trained(
+    task: Repetition,
+    network: Network,
+    rows: Split,
+    judge: Split,
+    **settings: Any,  # noqa: ANN401 - of RunConfig
+) -> list[Scores]:
+    """Train on the rows; the scores on `judge` before training and after every epoch."""
+    # As published, all training runs of an experiment start from the same weights, and each has its
+    # own batch order.
+    config = RunConfig(
+        model="mlp",
+        options={"hidden": task.given.hidden},
+        device="cpu",
+        seed=task.given.seed,
+        purpose="published",
+        **settings,
+    )
+    trained = train(config, network, rows, [task.sampler])
+    return [evaluate(network, weights, judge) for weights in trained]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
@@ -12,31 +14,34 @@ from experiment.stage import files, versions
 from experiment.stage.data import Dataset, data_file, load
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data
+from experiment.stage.schema import read_yaml
 from experiment.training import optimizer
 from studies.training import arm as arm_stage
 from studies.training.arms import (
     DATA,
+    OWN,
     SETTINGS,
     SETTINGS_OF_ARMS,
     Arm,
+    ArmConfig,
     Arms,
+    Own,
     read_arms,
     read_data_sets,
     read_own,
-    read_own_data_sets,
     read_studies_without_arms,
 )
 
 STAGES = Path("stages")
 # What arms that are compared have in common.
-SAME = ("model", "options", "epochs", "seed")
+SAME = ("model", "options", "epochs", "seed", "data")
 
 
 def main() -> None:
     """Write the data sets, and the complete settings of every arm and of the other studies."""
     files.write_json(versions.LISTED_FILE_OF_STUDIES, {"versions": versions.pinned()})
     arms = read_arms() | read_own()
-    sections = read_data_sets() | read_own_data_sets()
+    sections = read_data_sets() | read_yaml(OWN, Own).data
     studies = read_studies_without_arms()
     for arm in arms.values():
         if arm.train.data not in sections:
@@ -68,36 +73,35 @@ def main() -> None:
 def _check_comparison(arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
     """Raise UserError if an arm differs from one in `against` in more than its optimization."""
 
-    def samples(of: Arm) -> Data:
-        # Flipped training labels leave the validation and test samples as they are.
-        return sections[of.train.data].model_copy(update={"flipped": 0})
+    def setting(train: ArmConfig, key: str) -> object:
+        if key == "data":  # flipped training labels leave the validation and test samples alike
+            return sections[train.data].model_copy(update={"flipped": 0})
+        return getattr(train, key)
 
     for base in arm.against:
-        other = arms[base]
-        differ = [key for key in SAME if getattr(arm.train, key) != getattr(other.train, key)]
-        if samples(arm) != samples(other):
-            differ.append("data")
-        if differ:
-            key = differ[0]
-            raise UserError(
-                f"{arm.where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
-                f"which is in against, {getattr(other.train, key)!r}"
-            )
+        other = arms[base].train
+        for key in SAME:
+            if setting(arm.train, key) != setting(other, key):
+                raise UserError(
+                    f"{arm.where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of "
+                    f"{base}, which is in against, {getattr(other, key)!r}"
+                )
 
 
 def _note_too_few_replicates(arms: Arms) -> None:
     """Print which comparisons cannot be decided: p-values are at least 2 / 2^replicates."""
-    for study in dict.fromkeys(arm.study for arm in arms.values()):
-        of_study = [arm for arm in arms.values() if arm.study == study]
-        for base in dict.fromkeys(base for arm in of_study for base in arm.against):
-            family = [arm for arm in of_study if base in arm.against]
-            count = min(min(arm.train.replicates, arms[base].train.replicates) for arm in family)
-            needed = next(n for n in range(2, 100) if 2 / 2**n * len(family) <= ALPHA)
-            if count < needed:
-                print(
-                    f"note: study {study}: with {count} replicates no difference from {base} can "
-                    f"be shown; allowed: replicates of at least {needed}"
-                )
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for arm in arms.values():
+        for base in arm.against:
+            pairs = min(arm.train.replicates, arms[base].train.replicates)
+            families[arm.study, base].append(pairs)
+    for (study, base), counts in families.items():
+        needed = math.ceil(math.log2(2 * len(counts) / ALPHA))
+        if min(counts) < needed:
+            print(
+                f"note: study {study}: with {min(counts)} replicates no difference from {base} can "
+                f"be shown; allowed: replicates of at least {needed}"
+            )
 
 
 def _try(arm: Arm, dataset: Dataset) -> None:

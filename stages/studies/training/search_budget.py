@@ -42,7 +42,7 @@ def main() -> None:
     given = BudgetConfig.model_validate(files.read_json(SETTINGS / "search_budget.json"))
     dataset = read_data(given.data)
     total = len(OPTIMIZERS) * given.samplers * given.trials[-1]
-    tables = []
+    tables = {}
     with Work(
         "studies_search_budget", dataset, device=given.device, total=total, unit="trial"
     ) as work:
@@ -66,12 +66,7 @@ def main() -> None:
                     replicates=given.replicates,
                     seed=given.seed + sampler,
                 )
-                rows = table(trials)
-                rows.insert(0, "sampler", sampler)
-                rows.insert(0, "optimizer", optimizer)
-                tables.append(rows)
-        together = pd.concat(tables, ignore_index=True)
-        files.write_csv(Path("metrics/studies/search_budget.csv"), together)
-        files.write_json(
-            Path("metrics/studies/search_budget.json"), summary(together, given.trials)
-        )
+                tables[optimizer, sampler] = table(trials)
+    together = pd.concat(tables, names=["optimizer", "sampler"]).reset_index([0, 1])
+    files.write_csv(Path("metrics/studies/search_budget.csv"), together)
+    files.write_json(Path("metrics/studies/search_budget.json"), summary(together, given.trials))
