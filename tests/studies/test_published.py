@@ -15,7 +15,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
 from studies.published import repeat as published
-from studies.published.protocol import FinalRun, Repetition
+from studies.published.protocol import Repetition
 from studies.published.reported import OUTCOMES
 from studies.training.arms import SETTINGS, ProtocolConfig
 
@@ -61,7 +61,7 @@ def test_the_protocol_is_repeated_on_published_and_on_generated_rows(
         rows = table.query(f"data == '{name}' and sampler == 1 and hyperparameters == 'searched'")
         assert list(rows["training_samples"]) == samples
         for row in rows.itertuples():
-            run = FinalRun("lrg_adam", "searched", row.training_samples)
+            run = f"lrg_adam searched {row.training_samples}"
             assert row.lrg_adam_last_loss_nats == pytest.approx(found[f"loss {run}"][0, -1].item())
             assert row.lrg_adam_rank == found["lrg_adam_rank"].item()
 
@@ -88,7 +88,7 @@ def test_a_sampler_ends_with_its_last_and_its_best_epoch(
 ) -> None:
     curves = np.array([[3.0, 1.0, 2.0], [3.0, 2.0, 1.5]])
     other = "reported" if hyperparameters == "searched" else "searched"
-    adam, lrg_adam = (FinalRun(name, hyperparameters, 24) for name in ("adam", "lrg_adam"))
+    adam, lrg_adam = (f"{name} {hyperparameters} 24" for name in ("adam", "lrg_adam"))
     table = published.samplers(
         {
             "adam_lr": np.array([0.1, 0.2]),
@@ -96,8 +96,8 @@ def test_a_sampler_ends_with_its_last_and_its_best_epoch(
             "lrg_adam_rank": np.array([7.0, 9.0]),
             f"loss {adam}": curves,
             f"loss {lrg_adam}": curves + 10,
-            f"loss {adam._replace(samples=40)}": curves + 50,
-            f"loss {adam._replace(source=other)}": curves + 60,
+            f"loss adam {hyperparameters} 40": curves + 50,
+            f"loss adam {other} 24": curves + 60,
             f"accuracy {adam}": np.array([0.5, 0.6]),
             f"accuracy {lrg_adam}": np.array([0.7, 0.8]),
         },

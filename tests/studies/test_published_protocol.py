@@ -17,7 +17,7 @@ from experiment.training.loop import RunConfig, Scores
 from experiment.training.network import Network
 from experiment.training.work import merged
 from studies.published import protocol
-from studies.published.protocol import SOURCES, FinalRun, Repetition, repeat
+from studies.published.protocol import SOURCES, Repetition, repeat
 from studies.training.arms import ProtocolConfig
 
 GIVEN = ProtocolConfig(
@@ -67,7 +67,7 @@ def repeated(data: Dataset, task: Repetition = TASK) -> dict[str, Tensor]:
 
 
 def losses(found: dict[str, Tensor], optimizer: str, source: str, samples: int) -> Tensor:
-    return found[f"loss {FinalRun(optimizer, source, samples)}"]
+    return found[f"loss {optimizer} {source} {samples}"]
 
 
 # Real trainings of a tiny network

@@ -59,10 +59,9 @@ def flat_gradient(network: Network, weights: Weights, x: Tensor, y: Tensor) -> T
 
     The samples are (R, B, inputs) with classes (R, B), or (B, inputs) and (B,) for all replicates.
     """
-    names = list(weights)
     total = torch.zeros(())
     for part_x, part_y in zip(x.split(CHUNK, dim=-2), y.split(CHUNK, dim=-1), strict=True):
-        detached = {name: weights[name].detach().requires_grad_() for name in names}
+        detached = {name: one.detach().requires_grad_() for name, one in weights.items()}
         losses = sample_losses(network.logits(detached, part_x), part_y).sum(1) / y.shape[-1]
         found = torch.autograd.grad(losses.sum(), list(detached.values()))
         total = total + torch.cat([part.flatten(1) for part in found], dim=1)
@@ -146,7 +145,6 @@ def analyse(data: Samples, task: GradientTask) -> Result:
     trained = train(task.config, network, data.train, replicates, moments.step)
     for epoch, weights in enumerate(trained):
         if epoch in task.epochs:
-            here: dict[str, list[Tensor]] = defaultdict(list)
             batches = _batches(data, task, network, epoch, weights)
             for number, (flat, bar, population) in enumerate(batches):
                 measured = _truncation(flat, bar, population, task.ranks, orders)
@@ -154,20 +152,25 @@ def analyse(data: Samples, task: GradientTask) -> Result:
                     updates = moments.updates(flat)
                     measured |= _steps(data, task, network, weights, updates)
                 for name, value in measured.items():
-                    here[name].append(value)
-            for name, values in here.items():
-                found[name].append(torch.stack(values, dim=1))
-    return {name: torch.stack(values, dim=1).double().cpu() for name, values in found.items()}
+                    found[name].append(value)
+    by_epoch = (len(task.epochs), -1)
+    return {
+        name: torch.stack(values, dim=1).unflatten(1, by_epoch).double().cpu()
+        for name, values in found.items()
+    }
 
 
 def _orders(task: GradientTask, network: Network) -> Tensor:
     """One permutation of the coordinates per replicate, (R, P)."""
     coordinates = sum(map(math.prod, network.shapes.values()))
-    drawn = [
-        stream(task.config.seed, "studies, permuted", replicate).permutation(coordinates)
-        for replicate in range(task.first, task.first + task.size)
-    ]
+    drawn = [own.permutation(coordinates) for own in _streams(task, "studies, permuted")]
     return torch.from_numpy(np.stack(drawn)).to(task.config.device)
+
+
+def _streams(task: GradientTask, name: str, *key: int) -> list[np.random.Generator]:
+    """A random stream of each replicate."""
+    replicates = range(task.first, task.first + task.size)
+    return [stream(task.config.seed, name, replicate, *key) for replicate in replicates]
 
 
 def _batches(
@@ -183,12 +186,8 @@ def _batches(
     bar = flat_gradient(network, weights, x, y)
     population = flat_gradient(network, weights, *tensors(data.fresh, device))
     for number in range(task.batches):
-        drawn = [
-            stream(task.config.seed, "studies, gradients", replicate, epoch, number).choice(
-                len(y), task.config.batch_size, replace=False
-            )
-            for replicate in range(task.first, task.first + task.size)
-        ]
+        streams = _streams(task, "studies, gradients", epoch, number)
+        drawn = [own.choice(len(y), task.config.batch_size, replace=False) for own in streams]
         batch = torch.from_numpy(np.stack(drawn)).to(device)
         flat = flat_gradient(network, weights, x[batch], y[batch])
         noise = task.config.noise

@@ -14,6 +14,7 @@ from scipy import stats
 from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data
 from experiment.stage.randomness import stream
@@ -21,40 +22,17 @@ from experiment.training.work import Work, merged, spans
 from studies.gradients.analysis import GradientTask, Samples, analyse, noise_energy
 from studies.training.arm import config
 from studies.training.arms import (
+    DATA,
     SETTINGS,
     SETTINGS_OF_ARMS,
     ArmConfig,
     GradientConfig,
-    read_data,
     tuned,
 )
 
 NULL_DRAWS = 50
 # Units of the quantities in the table, by the first word of their names.
 UNITS = {"energy": "share", "cosine": "cosine", "step": "nats"}
-
-
-def tasks(given: GradientConfig, arm: str) -> list[GradientTask]:
-    """The groups of replicates of one trajectory, at the arm's tuned learning rate."""
-    found = tuned(arm)
-    trained = ArmConfig.model_validate(found["train"])
-    # All trajectories use the same samples and batches. Other optimizers are not inputs of this
-    # stage, so that a new one does not make it run again.
-    if trained.optimizer not in ("adam", "lrg_adam") or trained.model != "mlp":
-        raise UserError(
-            f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
-        )
-    run = config(trained, found["lr"], "studies, gradients")
-    for key, values, limit in (
-        ("ranks", given.ranks, found["matrix_side"]),
-        ("epochs", given.epochs, run.epochs),
-    ):
-        if max(values) > limit:
-            raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
-    return [
-        GradientTask(run, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
-        for span in spans(given.replicates, given.group)
-    ]
 
 
 def table(
@@ -94,18 +72,36 @@ def main(arm: str) -> None:
             f"trajectories: {arm}, whose data are {data.name}; allowed: arms on mnist1d, which "
             "generates fresh samples"
         )
-    groups = tasks(given, arm)
+    found = tuned(arm)
+    trained = ArmConfig.model_validate(found["train"])
+    # Other optimizers are not inputs of this stage, so that a new one does not make it run again.
+    if trained.optimizer not in ("adam", "lrg_adam") or trained.model != "mlp":
+        raise UserError(
+            f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
+        )
+    side = found["matrix_side"]
+    for key, values, limit in (
+        ("ranks", given.ranks, side),
+        ("epochs", given.epochs, trained.epochs),
+    ):
+        if max(values) > limit:
+            raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
+    # All trajectories use the same samples and batches.
+    run = config(trained, found["lr"], "studies, gradients")
+    tasks = [
+        GradientTask(run, *span, tuple(given.epochs), tuple(given.ranks), given.batches)
+        for span in spans(given.replicates, given.group)
+    ]
     seed = int(stream(given.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    dataset = read_data(settings["train"]["data"])
-    samples = Samples(dataset.train, mnist1d.shuffled(fresh) if data.shuffle else fresh)
-    side = groups[0].config.network(dataset.train).matrix_side
-    spectrum = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))
-    null = {rank: float(spectrum[rank - 1]) for rank in given.ranks}
-
+    samples = Samples(
+        Dataset.read(f"{DATA}/{trained.data}").train,
+        mnist1d.shuffled(fresh) if data.shuffle else fresh,
+    )
     name = f"studies_gradients_{arm}"
-    with Work(name, samples, device=given.device, total=len(groups), unit="group") as work:
-        found = merged(work.run(analyse, groups))
-        rows = table(given, arm, {name: tensor.numpy() for name, tensor in found.items()})
-        rows["energy_of_pure_noise_share"] = rows["rank"].map(null)
-        files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)
+    with Work(name, samples, device=given.device, total=len(tasks), unit="group") as work:
+        measured = merged(work.run(analyse, tasks))
+    rows = table(given, arm, {name: tensor.numpy() for name, tensor in measured.items()})
+    energy = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))
+    rows["energy_of_pure_noise_share"] = energy[rows["rank"] - 1]
+    files.write_csv(Path(f"metrics/studies/gradients/{arm}.csv"), rows)

@@ -7,8 +7,8 @@ the time, for the lowest training loss of any epoch. Then it trained once on all
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 import torch
@@ -16,7 +16,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
-from experiment.training.loop import RunConfig, Scores, evaluate, train
+from experiment.training.loop import RunConfig, evaluate, train
 from experiment.training.network import Network, build
 from experiment.training.search import Space
 from experiment.training.work import Result
@@ -36,14 +36,6 @@ class Repetition:
     sampler: int
 
 
-class FinalRun(NamedTuple):
-    """A final training run."""
-
-    optimizer: str
-    source: str
-    samples: int
-
-
 def repeat(data: Dataset, task: Repetition) -> Result:
     """Run the published experiment once.
 
@@ -53,9 +45,9 @@ def repeat(data: Dataset, task: Repetition) -> Result:
         task: the settings.
 
     Returns:
-        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search. For every
-        `FinalRun`, `loss <run>` (1, epochs + 1), the validation losses before training and after
-        every epoch, and `accuracy <run>` (1,), the validation accuracy after the last one.
+        `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search. For every final
+        training run, `loss <optimizer> <source> <samples>` (1, epochs + 1), the validation losses
+        before training and after every epoch, and `accuracy ...` (1,), that after the last epoch.
 
     """
     given = task.given
@@ -65,34 +57,48 @@ def repeat(data: Dataset, task: Repetition) -> Result:
     spaces: dict[str, Space] = {"adam": {"lr": lr}, "lrg_adam": {"lr": lr, "rank": rank}}
     result: Result = {}
     for optimizer, space in spaces.items():
-        best = _search(data, task, network, optimizer, space)
+        # As published, all training runs of an experiment start from the same weights, and each has
+        # its own batch order.
+        tuning = RunConfig(
+            optimizer=optimizer,
+            hyperparameters={},
+            model="mlp",
+            options={"hidden": given.hidden},
+            epochs=given.tune_epochs,
+            batch_size=given.tune_batch_size,
+            device="cpu",
+            seed=given.seed,
+            purpose="published",
+        )
+        best = _search(tuning, network, _first(data, given.tune_samples), task, space)
         for name, value in best.items():
             result[f"{optimizer}_{name}"] = torch.tensor([value], dtype=torch.float64)
         for samples in given.training_samples:
             for source, hyperparameters in zip(SOURCES, (best, REPORTED[optimizer]), strict=True):
-                scores = _trained(
-                    task,
-                    network,
-                    _first(data, samples),
-                    data.validation,
-                    optimizer=optimizer,
+                config = replace(
+                    tuning,
                     hyperparameters=hyperparameters,
                     epochs=given.epochs,
                     batch_size=given.batch_size,
                     batches=f"{optimizer}, final {samples}",
                 )
-                run = FinalRun(optimizer, source, samples)
+                trained = train(config, network, _first(data, samples), [task.sampler])
+                scores = [evaluate(network, weights, data.validation) for weights in trained]
+                run = f"{optimizer} {source} {samples}"
                 result[f"loss {run}"] = torch.stack([score.loss for score in scores], dim=1)
                 result[f"accuracy {run}"] = scores[-1].accuracy
     return result
 
 
+def _first(data: Dataset, samples: int) -> Split:
+    return Split(data.train.x[:samples], data.train.y[:samples])
+
+
 def _search(
-    data: Dataset, task: Repetition, network: Network, optimizer: str, space: Space
+    tuning: RunConfig, network: Network, rows: Split, task: Repetition, space: Space
 ) -> dict[str, Any]:
-    """The best hyperparameters that the sampler finds."""
-    given = task.given
-    draws = stream(given.seed, "published, sampler", optimizer, task.sampler)
+    """The hyperparameters with the lowest loss on the rows that they train on, of any epoch."""
+    draws = stream(tuning.seed, "published, sampler", tuning.optimizer, task.sampler)
     # The default before Optuna 5: ten random trials, then one parameter at a time.
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=10,
@@ -104,46 +110,13 @@ def _search(
     )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize", sampler=sampler)
-    rows = _first(data, given.tune_samples)
-    for number in range(given.trials):
+    for number in range(task.given.trials):
         trial = study.ask(dict(space))
-        _, *scores = _trained(
-            task,
-            network,
-            rows,
-            rows,
-            optimizer=optimizer,
-            hyperparameters=trial.params,
-            epochs=given.tune_epochs,
-            batch_size=given.tune_batch_size,
-            batches=f"{optimizer}, trial {number}",
+        batches = f"{tuning.optimizer}, trial {number}"
+        config = replace(tuning, hyperparameters=trial.params, batches=batches)
+        _, *epochs = (
+            float(evaluate(network, weights, rows).loss)
+            for weights in train(config, network, rows, [task.sampler])
         )
-        finite = [loss for loss in (float(score.loss) for score in scores) if math.isfinite(loss)]
-        study.tell(trial, min(finite, default=1e9))
+        study.tell(trial, min(filter(math.isfinite, epochs), default=1e9))
     return study.best_params
-
-
-def _first(data: Dataset, samples: int) -> Split:
-    return Split(data.train.x[:samples], data.train.y[:samples])
-
-
-def _trained(
-    task: Repetition,
-    network: Network,
-    rows: Split,
-    judge: Split,
-    **settings: Any,  # noqa: ANN401 - of RunConfig
-) -> list[Scores]:
-    """Train on the rows; the scores on `judge` before training and after every epoch."""
-    # As published, all training runs of an experiment start from the same weights, and each has its
-    # own batch order.
-    config = RunConfig(
-        model="mlp",
-        options={"hidden": task.given.hidden},
-        device="cpu",
-        seed=task.given.seed,
-        purpose="published",
-        **settings,
-    )
-    trained = train(config, network, rows, [task.sampler])
-    return [evaluate(network, weights, judge) for weights in trained]

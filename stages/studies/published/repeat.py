@@ -15,7 +15,7 @@ from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
 from experiment.training.network import build
 from experiment.training.work import Work, merged
-from studies.published.protocol import SOURCES, FinalRun, Repetition, repeat
+from studies.published.protocol import SOURCES, Repetition, repeat
 from studies.published.reported import OUTCOMES, REPORTED
 from studies.training.arms import SETTINGS, ProtocolConfig
 
@@ -37,7 +37,7 @@ def samplers(
         for name, value in reported.items():
             key = f"{optimizer}_{name}"
             columns[key] = value if source == "reported" else found[key]
-        run = FinalRun(optimizer, source, training_samples)
+        run = f"{optimizer} {source} {training_samples}"
         columns[f"{optimizer}_last_loss_nats"] = found[f"loss {run}"][:, -1]
         columns[f"{optimizer}_best_loss_nats"] = found[f"loss {run}"].min(axis=1)
         columns[f"{optimizer}_last_accuracy_share"] = found[f"accuracy {run}"]

@@ -21,7 +21,7 @@ from experiment.training.optimizer import Hyperparameters
 from experiment.training.outcomes import outcomes
 from experiment.training.search import Space, on_boundary, search, search_space
 from experiment.training.work import Result, Work, merged, spans
-from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
+from studies.training.arms import DATA, SETTINGS_OF_ARMS, ArmConfig, result_file
 
 Curves = dict[str, NDArray[np.float64]]
 # What an arm was tuned over: hyperparameters, and the curves of the tuning replicates.
@@ -145,7 +145,7 @@ def main(output: str) -> None:
     settings = {path.stem: sha256(path) for path in SETTINGS_OF_ARMS.glob("*.json")}
     up_to_date = sum(is_trained(*one) for one in settings.items())
     print(f"arm {min(up_to_date + 1, len(settings))} of {len(settings)}: {name}", flush=True)
-    dataset = read_data(arm.data)
+    dataset = Dataset.read(f"{DATA}/{arm.data}")
     side = config(arm, arm.lrs[0], "check").network(dataset.train).matrix_side
     space = search_space(arm.searched(), side)
     total = (arm.search or len(arm.lrs)) * len(spans(arm.tuning_replicates, arm.group))

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from experiment.stage import files
-from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import Data, RankInterval, Training
 from experiment.stage.schema import (
@@ -166,15 +165,12 @@ class _Entry(Section):
     train: dict[str, Any] = Field(description="a section")
 
 
-_Entries = Annotated[dict[str, _Entry], Field(description="arms by their names")]
-
-
 class _Published(Section):
     defaults: dict[str, Any] = Field(description="a section")
     networks: dict[str, dict[str, Any]] = Field(description="options by the names of networks")
     grids: dict[str, list[float]] = Field(description="learning rates by a name")
     data: dict[str, Data] = Field(description="data sets by their names")
-    arms: _Entries
+    arms: dict[str, _Entry] = Field(description="arms by their names")
     trajectories: list[str] = Field(min_length=1, description="a list of arms")
     gradients: dict[str, Any] = Field(description="a section")
     search_budget: dict[str, Any] = Field(description="a section")
@@ -187,7 +183,7 @@ class Own(Section):
     own_studies: list[Annotated[str, Field(pattern=MODULE)]] = Field(
         description="a list of names of a-z, 0-9 and _"
     )
-    own: _Entries
+    own: dict[str, _Entry] = Field(description="arms by their names")
     data: dict[str, Data] = Field(default={}, description="data sets by their names")
 
 
@@ -208,7 +204,7 @@ Arms = dict[str, Arm]
 def read_arms() -> Arms:
     """The arms of the published studies; a mistake in arms.yaml raises UserError."""
     content = read_yaml(PUBLISHED, _Published)
-    arms = _arms(f"{PUBLISHED}: arms", content.arms, {}, content)
+    arms = _arms(f"{PUBLISHED}: arms", content.arms, {}, content, content.data)
     if unknown := [name for name in content.trajectories if name not in arms]:
         raise UserError(
             f"{PUBLISHED}: trajectories has {', '.join(unknown)}; allowed: names of arms"
@@ -235,7 +231,8 @@ def read_own() -> Arms:
             )
     for name in own.data:
         _check_name(f"{OWN}: data.{name}", name, published.data)
-    return _arms(f"{OWN}: own", own.own, read_arms(), published)
+    data_sets = published.data | own.data
+    return _arms(f"{OWN}: own", own.own, read_arms(), published, data_sets)
 
 
 def read_data_sets() -> dict[str, Data]:
@@ -273,7 +270,13 @@ def _check_name(where: str, name: str, taken: Collection[str]) -> None:
         raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
 
 
-def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Published) -> Arms:
+def _arms(
+    where: str,
+    entries: dict[str, _Entry],
+    others: Arms,
+    common: _Published,
+    data_sets: dict[str, Data],
+) -> Arms:
     """Complete and check each arm; it may be compared with those before it and with `others`."""
     arms = dict(others)
     for name, entry in entries.items():
@@ -288,8 +291,29 @@ def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Publish
         given = {**common.defaults, **_rates(entry.train, bases)}
         given.setdefault("options", common.networks.get(str(given.get("model")), {}))
         train = checked(ArmConfig, given, f"{here}.train: ")
+        if train.data not in data_sets:
+            raise UserError(
+                f"{here}.train.data = {train.data!r}; allowed: one of the data sets under data, "
+                f"{', '.join(data_sets)}"
+            )
+        ours = _in_common(train, data_sets)
+        for base, other in zip(entry.against, bases, strict=True):
+            theirs = _in_common(other, data_sets)
+            for key in ours:
+                if ours[key] != theirs[key]:
+                    raise UserError(
+                        f"{here}.train.{key} = {getattr(train, key)!r}; allowed: that of {base}, "
+                        f"which is in against, {getattr(other, key)!r}"
+                    )
         arms[name] = Arm(here, entry.study, entry.label, entry.against, train)
     return {name: arms[name] for name in entries}
+
+
+def _in_common(train: ArmConfig, data_sets: dict[str, Data]) -> dict[str, object]:
+    """What arms that are compared have in common."""
+    # Flipped training labels leave the validation and test samples as they are.
+    data = data_sets[train.data].model_copy(update={"flipped": 0})
+    return {**train.model_dump(include={"model", "options", "epochs", "seed"}), "data": data}
 
 
 def _rates(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
@@ -301,11 +325,6 @@ def _rates(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
     grids = [base.lrs for base in bases if base.finest_ratio is None]
     ratios = [high / low for grid in grids for low, high in pairwise(grid)]
     return {**train, "finest_ratio": max(min(ratios), FINEST_RATIO)} if ratios else {**train}
-
-
-def read_data(name: str) -> Dataset:
-    """Read a data set that check_arms has written."""
-    return Dataset.read(f"{DATA}/{name}")
 
 
 def result_file(arm: str) -> Path:

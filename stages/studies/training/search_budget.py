@@ -8,10 +8,11 @@ import pandas as pd
 
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
+from experiment.stage.data import Dataset
 from experiment.training.loop import RunConfig
 from experiment.training.search import search_space, table, train_trials
 from experiment.training.work import Work
-from studies.training.arms import SETTINGS, BudgetConfig, TrainedConfig, read_data
+from studies.training.arms import DATA, SETTINGS, BudgetConfig, TrainedConfig
 
 OPTIMIZERS = ("adam", "lrg_adam")
 
@@ -40,7 +41,7 @@ def summary(trials: pd.DataFrame, budgets: list[int]) -> dict[str, dict[str, flo
 def main() -> None:
     """Write metrics/studies/search_budget.csv and .json."""
     given = BudgetConfig.model_validate(files.read_json(SETTINGS / "search_budget.json"))
-    dataset = read_data(given.data)
+    dataset = Dataset.read(f"{DATA}/{given.data}")
     total = len(OPTIMIZERS) * given.samplers * given.trials[-1]
     tables = {}
     with Work(
