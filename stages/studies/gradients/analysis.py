@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from experiment.stage.data import Split
+from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
 from experiment.training.arithmetic import projected, spectrum, sqrt
 from experiment.training.loop import RunConfig, evaluate, tensors, train
@@ -33,13 +33,6 @@ CHUNK = 2_000
 JUDGES = 4_000
 # Number of batches per epoch for which a step is taken; the rest are only for the cosines.
 STEPS = 4
-
-
-class Samples(NamedTuple):
-    """The training samples, and fresh ones from the same generator."""
-
-    train: Split
-    fresh: Split
 
 
 @dataclass(frozen=True)
@@ -117,11 +110,11 @@ class Moments:
         return (mean / (1 - BETA1**count)) / (sqrt(square / (1 - BETA2**count)) + EPS)
 
 
-def analyse(data: Samples, task: GradientTask) -> Result:
+def analyse(data: Dataset, task: GradientTask) -> Result:
     """Measure gradients and updates after each of the task's epochs.
 
     Args:
-        data: training samples, and fresh ones to compare with.
+        data: `train` holds the training samples, `test` fresh ones from the same generator.
         task: what to analyse.
 
     Returns:
@@ -174,7 +167,7 @@ def _streams(task: GradientTask, name: str, *key: int) -> list[np.random.Generat
 
 
 def _batches(
-    data: Samples, task: GradientTask, network: Network, epoch: int, weights: Weights
+    data: Dataset, task: GradientTask, network: Network, epoch: int, weights: Weights
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Gradients (R, P) of random batches, each with those of all training and all fresh samples.
 
@@ -184,7 +177,7 @@ def _batches(
     device = task.config.device
     x, y = tensors(data.train, device)
     bar = flat_gradient(network, weights, x, y)
-    population = flat_gradient(network, weights, *tensors(data.fresh, device))
+    population = flat_gradient(network, weights, *tensors(data.test, device))
     for number in range(task.batches):
         streams = _streams(task, "studies, gradients", epoch, number)
         drawn = [own.choice(len(y), task.config.batch_size, replace=False) for own in streams]
@@ -212,7 +205,7 @@ def _truncation(
 
 @torch.no_grad()
 def _steps(
-    data: Samples, task: GradientTask, network: Network, weights: Weights, updates: Tensor
+    data: Dataset, task: GradientTask, network: Network, weights: Weights, updates: Tensor
 ) -> dict[str, Tensor]:
     """What truncation does to Adam's updates, (R, K) each."""
     lr = float(task.config.hyperparameters["lr"])
@@ -226,7 +219,7 @@ def _steps(
         }
         for step in steps
     ]
-    fresh = Split(data.fresh.x[:JUDGES], data.fresh.y[:JUDGES])
+    fresh = Split(data.test.x[:JUDGES], data.test.y[:JUDGES])
     found = {}
     for name, judge in {"fresh": fresh, "train": data.train}.items():
         loss = torch.stack([evaluate(network, one, judge).loss for one in moved])

@@ -19,16 +19,9 @@ from experiment.stage.errors import UserError
 from experiment.stage.params import Data
 from experiment.stage.randomness import stream
 from experiment.training.work import Work, merged, spans
-from studies.gradients.analysis import GradientTask, Samples, analyse, noise_energy
+from studies.gradients.analysis import GradientTask, analyse, noise_energy
+from studies.training import arms
 from studies.training.arm import config
-from studies.training.arms import (
-    DATA,
-    SETTINGS,
-    SETTINGS_OF_ARMS,
-    ArmConfig,
-    GradientConfig,
-    tuned,
-)
 
 NULL_DRAWS = 50
 # Units of the quantities in the table, by the first word of their names.
@@ -36,7 +29,7 @@ UNITS = {"energy": "share", "cosine": "cosine", "step": "nats"}
 
 
 def table(
-    given: GradientConfig, arm: str, found: Mapping[str, NDArray[np.float64]]
+    given: arms.GradientConfig, arm: str, found: Mapping[str, NDArray[np.float64]]
 ) -> pd.DataFrame:
     """One row per quantity, rank and epoch, and one over all epochs: mean and 95 % interval.
 
@@ -64,28 +57,26 @@ def table(
 
 def main(arm: str) -> None:
     """Write metrics/studies/gradients/<arm>.csv, of the arm whose trajectory is analysed."""
-    given = GradientConfig.model_validate(files.read_json(SETTINGS / "gradients.json"))
-    settings = files.read_json(SETTINGS_OF_ARMS / f"{arm}.json", "train", "data")
+    given = arms.GradientConfig.model_validate(files.read_json(arms.SETTINGS / "gradients.json"))
+    settings = files.read_json(arms.SETTINGS_OF_ARMS / f"{arm}.json", "train", "data")
     data = Data.model_validate(settings["data"])
     if data.name != "mnist1d":
         raise UserError(
             f"trajectories: {arm}, whose data are {data.name}; allowed: arms on mnist1d, which "
             "generates fresh samples"
         )
-    found = tuned(arm)
-    trained = ArmConfig.model_validate(found["train"])
+    found = arms.tuned(arm)
+    trained = arms.ArmConfig.model_validate(found["train"])
     # Other optimizers are not inputs of this stage, so that a new one does not make it run again.
     if trained.optimizer not in ("adam", "lrg_adam") or trained.model != "mlp":
         raise UserError(
             f"trajectories: {arm}; allowed: arms of adam or lrg_adam that train the mlp"
         )
     side = found["matrix_side"]
-    for key, values, limit in (
-        ("ranks", given.ranks, side),
-        ("epochs", given.epochs, trained.epochs),
-    ):
-        if max(values) > limit:
-            raise UserError(f"gradients.{key} = {values}; allowed: at most {limit}")
+    if max(given.ranks) > side:
+        raise UserError(f"gradients.ranks = {given.ranks}; allowed: at most {side}")
+    if max(given.epochs) > trained.epochs:
+        raise UserError(f"gradients.epochs = {given.epochs}; allowed: at most {trained.epochs}")
     # All trajectories use the same samples and batches.
     run = config(trained, found["lr"], "studies, gradients")
     tasks = [
@@ -94,12 +85,10 @@ def main(arm: str) -> None:
     ]
     seed = int(stream(given.seed, "studies, fresh samples").integers(2**31))
     fresh = mnist1d.fresh(given.fresh_samples, seed)
-    samples = Samples(
-        Dataset.read(f"{DATA}/{trained.data}").train,
-        mnist1d.shuffled(fresh) if data.shuffle else fresh,
-    )
+    dataset = Dataset.read(f"{arms.DATA}/{trained.data}")
+    dataset = dataset._replace(test=mnist1d.shuffled(fresh) if data.shuffle else fresh)
     name = f"studies_gradients_{arm}"
-    with Work(name, samples, device=given.device, total=len(tasks), unit="group") as work:
+    with Work(name, dataset, device=given.device, total=len(tasks), unit="group") as work:
         measured = merged(work.run(analyse, tasks))
     rows = table(given, arm, {name: tensor.numpy() for name, tensor in measured.items()})
     energy = noise_energy(side, NULL_DRAWS, stream(given.seed, "studies, noise"))

@@ -19,6 +19,8 @@ from studies.published.protocol import SOURCES, Repetition, repeat
 from studies.published.reported import OUTCOMES, REPORTED
 from studies.training.arms import SETTINGS, ProtocolConfig
 
+QUANTILES = {"5th_percentile": 0.05, "median": 0.5, "95th_percentile": 0.95}
+
 
 def samplers(
     found: dict[str, NDArray[np.float64]], data_set: str, training_samples: int, source: str
@@ -44,22 +46,6 @@ def samplers(
     return pd.DataFrame(columns).astype({"lrg_adam_rank": int})
 
 
-def searches_found(part: pd.DataFrame, highest_rank: int) -> dict[str, float]:
-    """The distribution of the hyperparameters that the searches found."""
-    row: dict[str, float] = {}
-    for optimizer, hyperparameters in REPORTED.items():
-        for name, reported in hyperparameters.items():
-            key = f"{optimizer}_{name}"
-            low, median, high = np.quantile(part[key], [0.05, 0.5, 0.95]).tolist()
-            row |= {
-                f"{key}_5th_percentile": low,
-                f"{key}_median": median,
-                f"{key}_95th_percentile": high,
-                f"{key}_reported": reported,
-            }
-    return row | {"highest_rank_share": float((part["lrg_adam_rank"] == highest_rank).mean())}
-
-
 def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
     """The distribution over samplers, per data set, number of samples and hyperparameters."""
     found = {}
@@ -67,14 +53,17 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
     for (data_set, training_samples, hyperparameters), part in groups:
         row: dict[str, float] = {"samplers": len(part)}
         if hyperparameters == "searched":
-            row |= searches_found(part, highest_rank)
+            for optimizer, reported in REPORTED.items():
+                for name, value in reported.items():
+                    key = f"{optimizer}_{name}"
+                    for label, share in QUANTILES.items():
+                        row[f"{key}_{label}"] = float(np.quantile(part[key], share))
+                    row[f"{key}_reported"] = value
+            row["highest_rank_share"] = float((part["lrg_adam_rank"] == highest_rank).mean())
         for outcome in OUTCOMES:
             interval = mean_interval(part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
-            row |= {
-                f"{outcome}_difference": float(interval.mean),
-                f"{outcome}_difference_low": float(interval.low),
-                f"{outcome}_difference_high": float(interval.high),
-            }
+            for suffix, end in zip(("", "_low", "_high"), interval, strict=True):
+                row[f"{outcome}_difference{suffix}"] = float(end)
         found[f"{data_set}_{training_samples}_training_samples_{hyperparameters}"] = row
     return found
 

@@ -94,7 +94,7 @@ def tune(work: Work[Dataset], arm: ArmConfig, space: Space) -> Tuning:
         found.sort(key=lambda one: one[0]["lr"])
         point, best = min(found, key=lambda one: loss(one[1]))
         lrs = []
-        if loss(best) < math.inf:
+        if arm.finest_ratio and loss(best) < math.inf:
             lrs = between([one["lr"] for one, _ in found], point["lr"], arm.finest_ratio)
     return found
 
@@ -105,10 +105,8 @@ def loss(found: Curves) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def between(lrs: Iterable[float], best: float, finest_ratio: float | None) -> list[float]:
+def between(lrs: Iterable[float], best: float, finest_ratio: float) -> list[float]:
     """Rates halfway from the best to each neighbour that is more than a factor away, if any."""
-    if finest_ratio is None:
-        return []
     return [
         float(f"{math.sqrt(low * high):.3g}")
         for low, high in pairwise(lrs)

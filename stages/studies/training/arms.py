@@ -204,7 +204,7 @@ Arms = dict[str, Arm]
 def read_arms() -> Arms:
     """The arms of the published studies; a mistake in arms.yaml raises UserError."""
     content = read_yaml(PUBLISHED, _Published)
-    arms = _arms(f"{PUBLISHED}: arms", content.arms, {}, content, content.data)
+    arms = _arms(f"{PUBLISHED}: arms", content.arms, {}, content)
     if unknown := [name for name in content.trajectories if name not in arms]:
         raise UserError(
             f"{PUBLISHED}: trajectories has {', '.join(unknown)}; allowed: names of arms"
@@ -231,8 +231,8 @@ def read_own() -> Arms:
             )
     for name in own.data:
         _check_name(f"{OWN}: data.{name}", name, published.data)
-    data_sets = published.data | own.data
-    return _arms(f"{OWN}: own", own.own, read_arms(), published, data_sets)
+    common = published.model_copy(update={"data": published.data | own.data})
+    return _arms(f"{OWN}: own", own.own, read_arms(), common)
 
 
 def read_data_sets() -> dict[str, Data]:
@@ -270,13 +270,7 @@ def _check_name(where: str, name: str, taken: Collection[str]) -> None:
         raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
 
 
-def _arms(
-    where: str,
-    entries: dict[str, _Entry],
-    others: Arms,
-    common: _Published,
-    data_sets: dict[str, Data],
-) -> Arms:
+def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Published) -> Arms:
     """Complete and check each arm; it may be compared with those before it and with `others`."""
     arms = dict(others)
     for name, entry in entries.items():
@@ -291,14 +285,14 @@ def _arms(
         given = {**common.defaults, **_rates(entry.train, bases)}
         given.setdefault("options", common.networks.get(str(given.get("model")), {}))
         train = checked(ArmConfig, given, f"{here}.train: ")
-        if train.data not in data_sets:
+        if train.data not in common.data:
             raise UserError(
                 f"{here}.train.data = {train.data!r}; allowed: one of the data sets under data, "
-                f"{', '.join(data_sets)}"
+                f"{', '.join(common.data)}"
             )
-        ours = _in_common(train, data_sets)
+        ours = _in_common(train, common.data)
         for base, other in zip(entry.against, bases, strict=True):
-            theirs = _in_common(other, data_sets)
+            theirs = _in_common(other, common.data)
             for key in ours:
                 if ours[key] != theirs[key]:
                     raise UserError(

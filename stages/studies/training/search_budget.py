@@ -44,9 +44,8 @@ def main() -> None:
     dataset = Dataset.read(f"{DATA}/{given.data}")
     total = len(OPTIMIZERS) * given.samplers * given.trials[-1]
     tables = {}
-    with Work(
-        "studies_search_budget", dataset, device=given.device, total=total, unit="trial"
-    ) as work:
+    name = "studies_search_budget"
+    with Work(name, dataset, device=given.device, total=total, unit="trial") as work:
         for optimizer in OPTIMIZERS:
             # The training seeds of the main pipeline, whose searches are those of sampler 0.
             run = RunConfig(

@@ -139,7 +139,7 @@ COMPUTED = {
     "cnn": lambda: train_group(dataset(), Group(replace(CONFIG, model="cnn"), 0, 2)),
     "logistic": lambda: train_group(dataset(), Group(replace(CONFIG, model="logistic"), 0, 2)),
     "gradients": lambda: analysis.analyse(
-        analysis.Samples(*dataset()[:2]),
+        dataset(),
         analysis.GradientTask(CONFIG, 0, 2, (1,), ranks=(1, 3), batches=2),
     ),
     "published": lambda: protocol.repeat(
