@@ -47,7 +47,7 @@ def repeat(data: Dataset, task: Repetition) -> Result:
     Returns:
         `adam_lr`, `lrg_adam_lr` and `lrg_adam_rank` (1,), the best of each search. For every final
         training run, `loss <optimizer> <source> <samples>` (1, epochs + 1), the validation losses
-        before training and after every epoch, and `accuracy ...` (1,), that after the last epoch.
+        before training and after every epoch, and `accuracy ...` (1,), that after the last one.
 
     """
     given = task.given

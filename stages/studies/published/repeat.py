@@ -87,7 +87,7 @@ def main() -> None:
         raise UserError(f"published.rank.high = {high}; allowed: at most {side}")
     tables = []
     for name, (dataset, counts) in data_sets.items():
-        # Of one sampler each, so that more samplers leave the results of the others valid.
+        # A task does not name the number of samplers, so kept results outlive a change of it.
         one = given.model_copy(update={"samplers": 1, "training_samples": counts})
         tasks = [Repetition(one, high, sampler) for sampler in range(given.samplers)]
         task = f"studies_published_{name}"
