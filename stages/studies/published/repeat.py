@@ -82,8 +82,8 @@ def main() -> None:
         "offline": (offline, [len(train.y)]),
     }
     side = build("mlp", {"hidden": given.hidden}, published.train).matrix_side
-    high = side - 1 if given.rank.high == "full" else given.rank.high
-    if high > side:
+    high = given.rank.high
+    if not isinstance(high, int) or high > side:
         raise UserError(f"published.rank.high = {high}; allowed: at most {side}")
     tables = []
     for name, (dataset, counts) in data_sets.items():
