@@ -64,7 +64,6 @@ def digest(modules: tuple[str, ...]) -> str:
 def unchanged() -> Iterator[None]:
     """Raise UserError at the end of the block if a loaded module has been edited."""
     yield
-    for name in loaded():
-        path = ROOT / name
+    for path in map(ROOT.joinpath, loaded()):
         if not path.exists() or path.read_bytes() != _source(path):
             raise changed(path)
