@@ -30,15 +30,12 @@ def main() -> None:
     train = dataset.train
     network = build(params.model.name, params.model.options, train)
     side = network.matrix_side
-    matrix = f"the side of the gradient matrix of the {params.model.name} on {params.data.name}"
     limits = {
         "training.batch_size": (params.training.batch_size, len(train.y), "the training samples"),
-        "rank": (params.rank, side, matrix),
-        "tune.rank.low": (params.tune.rank.low, side - 1, f"below {matrix}"),
-        "tune.rank.high": (params.tune.rank.high, side, matrix),
+        "tune.rank.low": (params.tune.rank.low, side - 1, "below the side of the gradient matrix"),
     }
     for key, (value, limit, why) in limits.items():
-        if isinstance(value, int) and value > limit:
+        if value > limit:
             raise UserError(f"{PARAMS_FILE}: {key} = {value}; allowed: at most {limit} ({why})")
     for name in OPTIMIZERS:
         check_hyperparameters(params, name, network)
@@ -48,12 +45,7 @@ def main() -> None:
 
 
 def check_hyperparameters(params: Params, name: str, network: Network) -> None:
-    """Take a step at both ends of every search interval of an optimizer.
-
-    Raises:
-        UserError: the optimizer does not take a keyword or a value.
-
-    """
+    """Try an optimizer at both ends of every search interval; UserError if it cannot train."""
     known = [key for key in signature(OPTIMIZERS[name]).parameters if key not in SET_ELSEWHERE]
     for key, value in getattr(params, name).items():
         if key not in known:
@@ -69,5 +61,7 @@ def check_hyperparameters(params: Params, name: str, network: Network) -> None:
         try:
             optimizer.check(name, {**fixed, **point}, network, where)
         except UserError as error:
-            # An arm has a section for them; here they are the section.
-            raise UserError(str(error).replace(f"{where}.hyperparameters", where)) from None
+            # An arm has a section for them. Here they are the section, and ranks are elsewhere.
+            rank = "tune.rank.high" if params.rank == "tuned" else "rank"
+            line = str(error).replace(f"{where}.hyperparameters.rank", f"{PARAMS_FILE}: {rank}")
+            raise UserError(line.replace(f"{where}.hyperparameters", where)) from None

@@ -7,31 +7,18 @@ import numpy as np
 import pandas as pd
 
 from experiment.report.measures import CURVE, MEASURES
-from experiment.report.statistics import (
-    Comparison,
-    compare_paired,
-    correct_family,
-    first_epoch,
-)
+from experiment.report.statistics import Comparison, compare_paired, correct_family
 from experiment.stage import files
 from experiment.stage.errors import UserError
 from experiment.stage.params import Params, read_params
 from experiment.stage.randomness import stream
 
 
-def read_both() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the replicates of both optimizers, Adam's first."""
-    tables = []
-    for optimizer in ("adam", "lrg_adam"):
-        path = Path(f"metrics/{optimizer}.json")
-        table = files.read_rows(path, "replicates", "replicate", *MEASURES, CURVE, other=[CURVE])
-        numbers = table.drop(columns=CURVE)
-        if table["replicate"].nunique() < 2 or not np.isfinite(numbers).all(axis=None):
-            raise UserError(f"{path}: allowed: two replicates or more, all numbers finite")
-        tables.append(table.set_index("replicate"))
-    if not tables[0].index.equals(tables[1].index):
-        raise UserError("metrics: adam.json and lrg_adam.json hold different replicates")
-    return tables[0], tables[1]
+def replicates(optimizer: str) -> pd.DataFrame:
+    """The replicates of an optimizer, one row each, indexed by number."""
+    path = Path(f"metrics/{optimizer}.json")
+    table = files.read_rows(path, "replicates", "replicate", *MEASURES, CURVE, other=[CURVE])
+    return table.set_index("replicate")
 
 
 def with_holm(alone: Comparison, corrected: Comparison) -> dict[str, object]:
@@ -80,27 +67,28 @@ def epochs_to_targets(
 ) -> list[dict[str, object]]:
     """Compare how soon both optimizers reach each target, one row per target.
 
-    A replicate that never reaches a target counts as the last epoch. All are censored there, so
-    the mean is the restricted mean: the area under the Kaplan-Meier curve. The margin is the
-    fraction `compare.margin` of all epochs. The targets that either optimizer reaches are a family
-    for Holm's correction; where neither does, two arms that fail are not shown to be equivalent.
+    A replicate reaches a target at the first epoch whose loss is at or below it. One that never
+    does counts as the last epoch. All are censored there, so the mean is the restricted mean: the
+    area under the Kaplan-Meier curve. The margin is the fraction `compare.margin` of all epochs.
+    The targets that either optimizer reaches are a family for Holm's correction; where neither
+    does, two arms that fail are not shown to be equivalent.
     """
-    curves = {"adam": adam, "lrg_adam": lrg_adam}
-    horizon = len(adam[CURVE].iloc[0]) - 1
+    curves = np.array([arm[CURVE].tolist() for arm in (adam, lrg_adam)])
+    horizon = curves.shape[2] - 1
     rows: list[dict[str, object]] = []
     tested = []
     for target in params.compare.targets:
-        first = {name: first_epoch(one[CURVE].tolist(), target) for name, one in curves.items()}
-        epochs = {name: np.nan_to_num(one, nan=horizon) for name, one in first.items()}
-        reached = {name: float(np.isfinite(one).mean()) for name, one in first.items()}
+        below = curves <= target
+        reached = below.any(axis=2)
+        epochs = np.where(reached, below.argmax(axis=2), horizon)
         row: dict[str, object] = {"target_validation_loss_nats": target}
-        row |= {f"{name}_share_reaching": share for name, share in reached.items()}
-        row |= {f"{name}_mean_epochs": float(one.mean()) for name, one in epochs.items()}
+        row["adam_share_reaching"], row["lrg_adam_share_reaching"] = reached.mean(axis=1).tolist()
+        row["adam_mean_epochs"], row["lrg_adam_mean_epochs"] = epochs.mean(axis=1).tolist()
         rows.append(row | {"difference_epochs": None})
-        if any(reached.values()):
+        if reached.any():
             found = compare_paired(
-                epochs["lrg_adam"],
-                epochs["adam"],
+                epochs[1],
+                epochs[0],
                 margin=params.compare.margin * horizon,
                 rng=stream(params.seed, "compare", f"epochs to {target}"),
             )
@@ -114,7 +102,9 @@ def epochs_to_targets(
 def main() -> None:
     """Write metrics/comparison.json and metrics/comparison_details.json."""
     params = read_params()
-    both = read_both()
+    both = replicates("adam"), replicates("lrg_adam")
+    if not both[0].index.equals(both[1].index):
+        raise UserError("metrics: adam.json and lrg_adam.json hold different replicates")
     short, details = of_measures(params, *both)
     files.write_json(Path("metrics/comparison.json"), short)
     # `dvc metrics` does not list tables like these.

@@ -9,8 +9,7 @@ from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
-from experiment.training.loop import Group, RunConfig, train_group
-from experiment.training.outcomes import outcomes
+from experiment.training.loop import Group, RunConfig, outcomes, train_group
 from experiment.training.search import read_best
 from experiment.training.work import Work, merged, spans
 
@@ -20,18 +19,14 @@ CURVES = ("train_loss_nats", "validation_loss_nats", "validation_accuracy_share"
 def main(optimizer: str) -> None:
     """Write models/<optimizer>.pt and metrics/<optimizer>.json."""
     params = read_params()
+    dataset = Dataset.read(params.data.name)
     best = read_best(params, optimizer)
     config = RunConfig.of(params, optimizer, best, purpose="final_train")
     total, size = params.final_train.replicates, params.final_train.group
     groups = [Group(config, *span, weights=True) for span in spans(total, size)]
 
-    with Work(
-        f"final_train_{optimizer}",
-        Dataset.read(params.data.name),
-        device=params.device,
-        total=len(groups),
-        unit="group",
-    ) as work:
+    name = f"final_train_{optimizer}"
+    with Work(name, dataset, device=params.device, total=len(groups), unit="group") as work:
         trained = merged(work.run(train_group, groups))
         weights = {
             name.removeprefix("weights."): trained.pop(name)

@@ -9,16 +9,10 @@ import vl_convert
 from experiment.stage import files
 
 PAGE = """<!DOCTYPE html>
-<html>
-<head>
 <meta charset="utf-8">
 <title>Plots</title>
 <script>{bundle}</script>
-</head>
-<body>
 {{plot_divs}}
-</body>
-</html>
 """
 
 

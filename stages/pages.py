@@ -14,8 +14,9 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from functools import cache, reduce
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import reduce
 from itertools import product
 from operator import getitem
 from pathlib import Path
@@ -35,10 +36,14 @@ PAGES = ("README.md", *(f"stages/{room}README.md" for room in ("", "studies/", "
 STUDIES = Path("metrics/studies")
 
 
-@cache
 def read(path: str) -> dict[str, Any]:
-    """A committed file of JSON or YAML."""
-    return (json.loads if path.endswith(".json") else yaml.safe_load)(Path(path).read_text())
+    """A committed file of JSON."""
+    return json.loads(Path(path).read_text())
+
+
+ARMS = yaml.safe_load(Path("stages/studies/arms.yaml").read_text())["arms"]
+LABELS = {name: arm["label"] for name, arm in ARMS.items()}
+STAGES = Repo().stage.load_all("dvc.yaml")  # those of a matrix one by one
 
 
 class Interval(NamedTuple):
@@ -53,14 +58,13 @@ class Interval(NamedTuple):
         return "" if math.isnan(self.mean) else f"{mean} ({low} to {high})"
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table in Markdown."""
-    header = list(header)
     for cells in (header, ["---"] * len(header), *rows):
         print("|", " | ".join(map(str, cells)), "|")
 
 
-def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
+def show(rows: str | list[dict[str, Any]], columns: dict[str, str]) -> None:
     """Print a table of records, those of a file of JSON by `name`, with a format for each header.
 
     `X`, `X_low` and `X_high` become one Interval. A record that lacks a key is left out.
@@ -70,16 +74,14 @@ def show(rows: str | list[dict[str, Any]], columns: Mapping[str, str]) -> None:
     elif rows.endswith(".csv"):
         records = pd.read_csv(rows).to_dict("records")
     else:
-        named = {name.replace("_", " "): one for name, one in read(rows).items()}
-        records = [{"name": name, **one} for name, one in named.items() if isinstance(one, dict)]
-    keys = set(re.findall(r"\{(\w+)", " ".join(columns.values())))
+        records = [{"name": name.replace("_", " "), **one} for name, one in read(rows).items()]
     cells = []
-    for record in map(dict, records):
+    for record in records:
         for name in [name for name in record if f"{name}_high" in record]:
             record[name] = Interval(*(record[f"{name}{end}"] for end in ("", "_low", "_high")))
-        if record.keys() >= keys:
+        with suppress(KeyError):
             cells.append([form.format_map(record) for form in columns.values()])
-    table(columns, cells)
+    table(list(columns), cells)
 
 
 def results() -> None:
@@ -90,32 +92,26 @@ def results() -> None:
     print(f"{filtered['rank']}, {replicates} paired replicates, losses in nats, 95 % intervals:\n")
     rows = []
     for name, one in read("metrics/comparison.json").items():
-        sign = "lower" if MEASURES[name].lower_is_better else "higher"
-        losses = f"{one['adam']:.3f}", f"{one['lrg_adam']:.3f}"
+        better = "lower" if MEASURES[name].lower_is_better else "higher"
+        measure = f"{MEASURES[name].label} ({better} is better)"
         difference = f"{Interval(one['difference'], *one['interval_95']):+.3f}"
-        measure = f"{MEASURES[name].label} ({sign} is better)"
-        rows.append([measure, *losses, difference, one["verdict"]])
+        means = f"{one['adam']:.3f}", f"{one['lrg_adam']:.3f}"
+        rows.append([measure, *means, difference, one["verdict"]])
     table(["measure", "Adam", "LRG-Adam", "LRG-Adam minus Adam", "verdict"], rows)
 
 
-def label(arm: str) -> str:
-    """The label of an arm."""
-    return read("stages/studies/arms.yaml")["arms"][arm]["label"]
-
-
-def study(name: str, *against: str) -> None:
-    """The arms of a study that are compared with `against`, or with any arm."""
-    found = pd.read_csv(STUDIES / f"{name}.csv")
-    found = found[found["against"].isin(against)] if against else found
+def study(name: str) -> None:
+    """The arms of a study, each with those that it is compared with."""
     rows = []
-    for (_, base), group in found.groupby(["arm", "against"], sort=False):
-        one = group.set_index("measure")
+    comparisons = pd.read_csv(STUDIES / f"{name}.csv").groupby(["arm", "against"], sort=False)
+    for (_, base), one in comparisons:
         first = one.iloc[0]
         other = f"{first['lr_against']:g}{' (other grid)' if first.get('grids_differ') else ''}"
-        cells = [first["label"], label(base), f"{first['lr']:g}", other]
+        cells = [first["label"], LABELS[base], f"{first['lr']:g}", other]
         for measure in ("test_loss_nats", "test_accuracy_share"):
-            ends = one.loc[measure, ["difference", "interval_low", "interval_high"]]
-            cells.append(f"{Interval(*ends):+.4f}, {one.loc[measure, 'verdict']}")
+            found = one.set_index("measure").loc[measure]
+            difference = Interval(*found[["difference", "interval_low", "interval_high"]])
+            cells.append(f"{difference:+.4f}, {found['verdict']}")
         equal = first[[f"difference_at_equal_lr{end}" for end in ("", "_low", "_high")]]
         rows.append([*cells, f"{Interval(*equal):+.4f}"])
     rates = ("rate of the arm", "of the other")
@@ -125,9 +121,9 @@ def study(name: str, *against: str) -> None:
 
 def settings() -> dict[str, dict[str, Any]]:
     """The argument in every setting of metrics/conclusion.json."""
-    conclusion = read("metrics/conclusion.json")
-    chains = {name: one for name, one in conclusion.items() if name.startswith("with_")}
-    return {"as it is": conclusion, **{name.replace("_", " "): chains[name] for name in chains}}
+    found = read("metrics/conclusion.json")
+    noisier = {name.replace("_", " "): found[name] for name in found if name.startswith("with_")}
+    return {"as it is": found, **noisier}
 
 
 def claims() -> None:
@@ -144,44 +140,42 @@ def claims() -> None:
 def evidence(setting: str) -> None:
     """What every claim rests on in one setting."""
     links = settings()[setting]["links"]
-    rank = links["it pays"]["rank_chosen_on_validation"]
+    hurts, cleaner, survives, pays = links.values()
+    rank = pays["rank_chosen_on_validation"]
 
     def compared(one: dict[str, Any]) -> str:
         ends = Interval(one["difference_nats"], *one["interval_95_nats"])
         return f"{ends:+.4f}, {one['verdict']}"
 
     def along(link: dict[str, Any], unit: str, form: str) -> str:
-        found = link.get("by_rank", {}).get(str(rank), {}).get("along", {})
-        ends = {
-            arm: Interval(one[f"mean_{unit}"], *one[f"interval_95_{unit}"])
-            for arm, one in found.items()
-        }
+        found = link["by_rank"].get(str(rank), {"along": {}})["along"]  # not of every rank
         return "; ".join(
-            f"rank {rank} along {label(arm)}: {end:{form}}" for arm, end in ends.items()
+            f"rank {rank} along {LABELS[arm]}: "
+            f"{Interval(one[f'mean_{unit}'], *one[f'interval_95_{unit}']):{form}}"
+            for arm, one in found.items()
         )
 
-    less = links["noise hurts"]["less_noise_minus_adam"].items()
-    found = {
-        "noise hurts": "; ".join(f"{label(arm)}: {compared(one)}" for arm, one in less),
-        "the top subspace is cleaner": along(
-            links["the top subspace is cleaner"], "cosine", "+.5f"
-        ),
-        "cleaner survives Adam": along(links["cleaner survives Adam"], "nats", "+.6f"),
-        "it pays": f"rank {rank}: {compared(links['it pays'])}",
-    }
-    rows = ([f"**{name}**", found[name], link["state"]] for name, link in links.items())
-    table(("claim", "evidence", "state"), rows)
+    less_noise = hurts["less_noise_minus_adam"].items()
+    cells = (
+        "; ".join(f"{LABELS[arm]}: {compared(one)}" for arm, one in less_noise),
+        along(cleaner, "cosine", "+.5f"),
+        along(survives, "nats", "+.6f"),
+        f"rank {rank}: {compared(pays)}",
+    )
+    found = zip(links.items(), cells, strict=True)
+    rows = ([f"**{name}**", cell, link["state"]] for (name, link), cell in found)
+    table(["claim", "evidence", "state"], rows)
 
 
-def looks(arms: Iterable[str], ranks: Iterable[int], epochs: str = "all") -> list[dict[str, Any]]:
+def looks(arms: list[str], ranks: list[int], epochs: str) -> list[dict[str, Any]]:
     """The quantities measured along trajectories, one record per arm, rank and epoch."""
     records = []
     for arm, rank, epoch in product(arms, ranks, epochs.split()):
-        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv")
-        here = found[(found["rank"] == rank) & (found["epoch"].astype(str) == epoch)]
-        rows = here[["quantity", "mean", "low", "high"]].itertuples(index=False)
-        where = {"trajectory": label(arm), "rank": rank, "epoch": epoch}
-        records.append(where | {name: Interval(*ends) for name, *ends in rows})
+        found = pd.read_csv(STUDIES / "gradients" / f"{arm}.csv").set_index("quantity")
+        found = found[(found["rank"] == rank) & (found["epoch"] == epoch)]
+        intervals = map(Interval, found["mean"], found["low"], found["high"])
+        where = {"trajectory": LABELS[arm], "rank": rank, "epoch": epoch}
+        records.append(where | dict(zip(found.index, intervals, strict=True)))
     return records
 
 
@@ -199,9 +193,9 @@ def search_gap() -> None:
     print(f"falls by {fall:.3f}.")
 
 
-def steps(column: str, form: str, rank: int = 20) -> None:
+def steps(column: str, form: str) -> None:
     """One number of every step in the benchmark, by the side of the matrix and models stacked."""
-    found = pd.DataFrame(read("metrics/benchmark.json")["steps"]).query(f"rank == {rank}")
+    found = pd.DataFrame(read("metrics/benchmark.json")["steps"]).query("rank == 20")
     numbers = found.pivot(index="method", columns=["side", "models"], values=column)
     numbers = numbers.loc[found["method"].unique()].dropna(how="all").clip(lower=0)
     header = (f"n = {n:,}" + f", {models} stacked" * (models > 1) for n, models in numbers)
@@ -209,16 +203,10 @@ def steps(column: str, form: str, rank: int = 20) -> None:
     table(["step", *header], rows.itertuples())
 
 
-@cache
-def stages() -> list[Any]:
-    """The stages of the main pipeline, those of a matrix one by one."""
-    return Repo().stage.load_all("dvc.yaml")
-
-
 def graph() -> None:
     """What follows from what in the main pipeline, without what other arrows imply."""
     print("```mermaid\nflowchart LR")
-    edges = networkx.transitive_reduction(build_graph(stages())).edges
+    edges = networkx.transitive_reduction(build_graph(STAGES)).edges
     for edge in sorted((first.addressing, then.addressing) for then, first in edges):
         print("  " + " --> ".join(f'{name.replace("@", "_")}["{name}"]' for name in edge))
     print("```")
@@ -228,40 +216,34 @@ def stage_table() -> None:
     """What the stages of the main pipeline do and write."""
     rows = (
         [f"`{one.addressing}`", one.desc, ", ".join(f"`{out.def_path}`" for out in one.outs)]
-        for one in stages()
+        for one in STAGES
     )
-    table(("stage", "what it does", "writes"), rows)
+    table(["stage", "what it does", "writes"], rows)
 
 
 def parameters() -> None:
     """The parameters with the comments in params.yaml, and the stages that read them."""
+    source = Path("params.yaml").read_text()
     path: list[str] = []
-    comment: list[str] = []
     text = ""
-    rows: list[Any] = []
-    for line in Path("params.yaml").read_text().splitlines():
-        found = re.match(r"( *)(#|\w+:)", line)
-        if not found:
-            comment = [] if not line else comment
-        elif found[2] == "#":
-            comment.append(line.strip("# "))
-        else:
-            path = [*path[: len(found[1]) // 2], found[2].rstrip(":")]
-            value = reduce(getitem, path, read("params.yaml"))
-            text = " ".join(comment) or text  # that of a section describes its keys
-            comment = []
-            if not isinstance(value, dict):
-                name = ".".join(path)
-                readers = {
-                    f"`{stage.addressing.partition('@')[0]}`": None
-                    for stage in stages()
-                    for dependency in stage.deps
-                    for key in getattr(dependency, "params", [])
-                    if f"{name}.".startswith(f"{key}.")
-                }
-                rows.append((f"`{name}`", text, f"`{value}`".lower(), ", ".join(readers)))
-                text = "as above"
-    table(("parameter", "meaning and range", "default", "read by"), rows)
+    rows: list[list[str]] = []
+    keys = re.findall(r"^((?: *#.*\n)*)( *)(\w+):", source, re.MULTILINE)
+    for comment, indent, key in keys:
+        path = [*path[: len(indent) // 2], key]
+        text = " ".join(re.findall("# (.*)", comment)) or text  # that of a section is its keys'
+        value = reduce(getitem, path, yaml.safe_load(source))
+        if not isinstance(value, dict):
+            name = ".".join(path)
+            readers = dict.fromkeys(
+                f"`{stage.addressing.partition('@')[0]}`"
+                for stage in STAGES
+                for dependency in stage.deps
+                for read_key in getattr(dependency, "params", [])
+                if f"{name}.".startswith(f"{read_key}.")
+            )
+            rows.append([f"`{name}`", text, f"`{value}`".lower(), ", ".join(readers)])
+            text = "as above"
+    table(["parameter", "meaning and range", "default", "read by"], rows)
 
 
 if __name__ == "__main__":

@@ -25,18 +25,10 @@ def main(optimizer: str) -> None:
     fixed, searched = hyperparameters(params, optimizer)
     config = RunConfig.of(params, optimizer, fixed, purpose="tune")
     space = search_space(searched, config.network(dataset.train).matrix_side)
-    with Work(
-        f"tune_{optimizer}", dataset, device=params.device, total=tune.trials, unit="trial"
-    ) as work:
-        trials = train_trials(
-            work,
-            config,
-            space,
-            trials=tune.trials,
-            wave=tune.wave,
-            replicates=tune.replicates,
-            seed=params.seed,
-        )
+    size = tune.model_dump(include={"trials", "wave", "replicates"})
+    name = f"tune_{optimizer}"
+    with Work(name, dataset, device=params.device, total=tune.trials, unit="trial") as work:
+        trials = train_trials(work, config, space, **size, seed=params.seed)
         best = min(trials, key=lambda trial: trial.validation_loss)
         if best.validation_loss == float("inf"):
             raise UserError(
@@ -45,7 +37,7 @@ def main(optimizer: str) -> None:
             )
         rank = {"rank": fixed["rank"]} if "rank" in fixed else {}
         files.write_json(
-            Path(f"metrics/tune_{optimizer}.json"),
+            Path(f"metrics/{name}.json"),
             {
                 "best": {**best.hyperparameters, **rank},
                 "on_boundary": ", ".join(on_boundary(space, best.hyperparameters)) or None,

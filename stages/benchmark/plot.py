@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiment.report.figures import panels
 from experiment.stage import files
@@ -33,8 +32,8 @@ def draw(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="parameters")
 
 
-def cost() -> Figure:
-    """Time of a step, and error beyond the smallest possible, against the number of parameters."""
+def main() -> None:
+    """Write plots/benchmark.png."""
     steps = pd.DataFrame(files.read_json(Path("metrics/benchmark.json"), "steps")["steps"])
     steps = steps[(steps["rank"] == RANK) & (steps["models"] == 1)]
     figure, (time, error) = panels(2)
@@ -46,9 +45,4 @@ def cost() -> Figure:
         title=f"What an approximation gives up at rank {RANK}",
     )
     figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    return figure
-
-
-def main() -> None:
-    """Write plots/benchmark.png."""
-    files.write_figure(Path("plots/benchmark.png"), cost())
+    files.write_figure(Path("plots/benchmark.png"), figure)

@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
-from . import low_rank, private
+from . import low_rank
 from .flatten import from_square, square_side, to_square
+
+# The filter is not compiled: decompositions are not, and it sets autocast and precision aside. The
+# public torch.compiler.disable loads the compiler, which takes seconds, where it decorates.
+uncompiled = _disable_dynamo
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Options:
             batch = shape
 
 
-@private.uncompiled
+@uncompiled
 @torch.no_grad()
 def truncate_grad_rank_(
     parameters: Tensor | Iterable[Tensor],
@@ -175,7 +180,7 @@ class Truncation:
         device = self._one.device
         kept = sum((m.kept.to(device) for m in self._matrices), torch.zeros_like(self._one))
         whole = sum((m.whole.to(device) for m in self._matrices), torch.zeros_like(self._one))
-        return (kept / whole).clamp(max=1).where((kept > 0) | (whole != 0), self._one)
+        return (kept / whole).clamp(max=1).where(whole != 0, self._one)
 
 
 def _truncated(options: Options, params: list[Tensor], step: int | Tensor) -> _Matrix | None:
@@ -221,8 +226,8 @@ def _truncated(options: Options, params: list[Tensor], step: int | Tensor) -> _M
         cut = from_square(found.matrix, local, axes)
         if distributed:
             cut = [shard_like(c, g) for c, g in zip(cut, grads, strict=True)]
-    # An approximation is finite throughout or nowhere.
-    return _Matrix(params, cut, found.energy, energy, found.matrix[..., 0, 0].isfinite().all())
+    # An approximation is finite throughout, or NaN.
+    return _Matrix(params, cut, found.energy, energy, ~found.matrix[..., 0, 0].isnan().any())
 
 
 def _finite(tensor: Tensor) -> Tensor:

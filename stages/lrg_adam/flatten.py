@@ -29,11 +29,9 @@ def to_square(tensors: Sequence[Tensor], batch_dims: int, dtype: torch.dtype) ->
 
 def from_square(matrix: Tensor, like: Sequence[Tensor], batch_dims: int) -> list[Tensor]:
     """Undo :func:`to_square` for a contiguous matrix; for ``like`` see :func:`resembling`."""
-    flat = matrix.flatten(-2)
-    sizes = [math.prod(t.shape[batch_dims:]) for t in like]
-    padding = flat.shape[-1] - sum(sizes)
-    pieces = torch.split(flat, [*sizes, padding], dim=-1)
-    return [resembling(piece, t) for piece, t in zip(pieces[:-1], like, strict=True)]
+    sizes = [t.shape[batch_dims:].numel() for t in like]
+    pieces = torch.split(matrix.flatten(-2)[..., : sum(sizes)], sizes, dim=-1)
+    return [resembling(piece, t) for piece, t in zip(pieces, like, strict=True)]
 
 
 def resembling(tensor: Tensor, like: Tensor) -> Tensor:

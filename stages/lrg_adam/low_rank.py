@@ -48,8 +48,7 @@ def svd(matrix: Tensor, k: int) -> Approximation:
         wide = g.double()
         v = torch.linalg.eigh(wide.mT @ wide).eigenvectors[..., -k:]
         left, right = (wide @ v).to(g.dtype), v.to(g.dtype)
-    result = _product(left, right)
-    return result._replace(matrix=result.matrix.where(finite, torch.nan))
+    return _product(left.where(finite, torch.nan), right)
 
 
 def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
@@ -72,7 +71,7 @@ def gram(matrix: Tensor, k: int, *, overwrite: bool = False) -> Approximation:
         v = _leading_right_vectors(g, k)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, but not re-exported
         return svd(matrix, k)
-    found = _product(g @ v, v, out=g if overwrite else None)
+    found = _product(torch.bmm(g, v), v, out=g if overwrite else None)
     return Approximation(found.matrix.view_as(matrix), found.energy.view(matrix.shape[:-2]))
 
 
@@ -169,7 +168,7 @@ def _leading_right_vectors(g: Tensor, k: int) -> Tensor:
 
     In float64 where rounding may matter or float32 cannot hold the squares.
     """
-    c = g.mT @ g
+    c = torch.bmm(g.mT, g)
     energy = c.diagonal(dim1=-2, dim2=-1).sum(-1)
     usable = (energy > _SQUARES[0]) & (energy < _SQUARES[1])  # False for NaN
     if not usable.all():
@@ -177,8 +176,9 @@ def _leading_right_vectors(g: Tensor, k: int) -> Tensor:
     values, vectors = torch.linalg.eigh(c)
     v: Tensor = vectors[..., -k:]
     del c
-    delicate = (~usable | _uncertain(values, k, energy)).nonzero().squeeze(-1)
-    if len(delicate) > 0:
+    certain = usable & _certain(values, k, energy)
+    if not certain.all():
+        delicate = certain.logical_not().nonzero().squeeze(-1)
         wide = g[delicate].double()
         wide = wide.mT @ wide
         finite = wide.diagonal(dim1=-2, dim2=-1).sum(-1).isfinite()[:, None, None]
@@ -187,8 +187,8 @@ def _leading_right_vectors(g: Tensor, k: int) -> Tensor:
     return v
 
 
-def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
-    r"""Where rounding is likely to have made the ``k`` leading eigenvectors worse than ``_EXACT``.
+def _certain(values: Tensor, k: int, energy: Tensor) -> Tensor:
+    r"""Where rounding has probably cost the ``k`` leading eigenvectors less than ``_EXACT``.
 
     Rounding adds a matrix whose entries, in the basis of the eigenvectors, are about
     :math:`\varepsilon = 4 \, \mathrm{eps} \, \lambda_1 / \sqrt n`; the factor is measured. That
@@ -205,7 +205,7 @@ def _uncertain(values: Tensor, k: int, energy: Tensor) -> Tensor:
     left_out = 1 - 32 * eps - values[..., -k:].sum(-1)  # less what rounding may have added
     allowed = (2 * _EXACT * eps) ** 2 * left_out.clamp(min=0)
     certain: Tensor = loss.square() < allowed  # False for NaN
-    return ~certain
+    return certain
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Approximation:

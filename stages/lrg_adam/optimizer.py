@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Adam
-from torch.optim.optimizer import ParamsT
+from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 
-from . import private
-from .filter import Options, Truncation
+from .filter import Options, Truncation, uncompiled
 
 # Without the hooks and the profiler range around it, because those of LRGAdam.step run already.
 _adam_step = inspect.unwrap(Adam.step)
@@ -91,6 +90,10 @@ class LRGAdam(Adam):
             _check_whole(group)
         self._check_groups()
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"captured_energy", "skipped_steps"} & vars(self).keys()
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
         for group in self.param_groups:  # from a checkpoint of Adam or of an older version
@@ -105,7 +108,9 @@ class LRGAdam(Adam):
         for values in self.state.values():
             values.pop("basis", None)
 
-    @private.with_grad_if_differentiable
+    # As in Adam.step: no gradients unless differentiable=True, and the compiler breaks its graph at
+    # the ends. Under torch.no_grad alone it copies every parameter.
+    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
         """Perform a single optimization step, and return the loss that ``closure`` returns.
 
@@ -122,7 +127,7 @@ class LRGAdam(Adam):
             self.skipped_steps += 1
         return loss
 
-    @private.uncompiled
+    @uncompiled
     def _truncate_gradients(self) -> bool:
         """Replace the gradients, and return whether to step."""
         options = self._check_groups()
@@ -171,7 +176,8 @@ class LRGAdam(Adam):
 
 def _check_whole(group: dict[str, Any]) -> None:
     """Refuse the parts of parameters that other kinds of sharding leave to each process."""
-    if any(getattr(p, private.FLATTENED, False) for p in group["params"]):
+    # With use_orig_params=True, nothing public tells its parts of parameters from others.
+    if any(getattr(p, "_fsdp_flattened", False) for p in group["params"]):
         raise ValueError(
             "Invalid params: FullyShardedDataParallel hides their shapes, should be sharded by "
             "torch.distributed.fsdp.fully_shard"

@@ -363,6 +363,7 @@ def test_copies_walk_the_same_way(method: str, clone: Callable) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         other_model, other = clone((model, optimizer))
+    assert other.captured_energy == optimizer.captured_energy
     other.param_groups[0]["params"] = list(other_model.parameters())
     assert_same(train(model, optimizer, 3, 3), train(other_model, other, 3, 3))
 

@@ -18,7 +18,7 @@ import check_params
 from experiment.datasets import mnist1d
 from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.training import kept, loop
+from experiment.training import loop, work
 from experiment.training.network import Weights
 
 STAGES = Project(ROOT).stages()
@@ -26,14 +26,14 @@ STAGES = Project(ROOT).stages()
 # Keys that contradict the data, the network, the optimizer or each other, with what
 # the line begins with. Only the first stage finds them.
 CONTRADICTIONS = [
-    ({"rank": "120"}, "rank = 120; allowed: at most 119 "),
+    ({"rank": "120"}, "rank = 120; allowed: a whole number from 1 to 119 "),
     ({"tune.rank.low": "119"}, "tune.rank.low = 119; allowed: at most 118 "),
-    ({"tune.rank.high": "120"}, "tune.rank.high = 120; allowed: at most 119 "),
+    ({"tune.rank.high": "120"}, "tune.rank.high = 120; allowed: a whole number from 1 to 119 "),
     ({"training.batch_size": "2001"}, "training.batch_size = 2001; allowed: at most 2000 "),
     ({"data.train": "63"}, "training.batch_size = 64; allowed: at most 63 "),
-    ({"rank": "100", "model.hidden": "[8]"}, "rank = 100; allowed: at most 21 "),
-    ({"tune.rank.high": "22", "model.hidden": "[8]"}, "tune.rank.high = 22; allowed: at most 21 "),
-    ({"rank": "74", "model.name": "cnn"}, "rank = 74; allowed: at most 73 "),
+    ({"rank": "100", "model.hidden": "[8]"}, "rank = 100; allowed: a whole number from 1 to 21 "),
+    ({"tune.rank.high": "22", "model.hidden": "[8]"}, "tune.rank.high = 22; allowed: a whole "),
+    ({"rank": "74", "model.name": "cnn"}, "rank = 74; allowed: a whole number from 1 to 73 "),
     ({"data.validation": "2001"}, "data: mnist1d cannot be loaded: ValueError: data.train = "),
     ({"data.name": "nothing"}, "data.name = 'nothing'; allowed: a module in stages/experiment/da"),
     ({"model.name": "nothing"}, "model.name = 'nothing'; allowed: a module in stages/experiment"),
@@ -143,7 +143,7 @@ def poison(project: Project, monkeypatch: pytest.MonkeyPatch, *, above: float) -
             yield weights
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(kept, "FOLDER", Path(".scratch/poisoned"))  # which is empty
+    monkeypatch.setattr(work, "FOLDER", Path(".scratch/poisoned"))  # which is empty
 
 
 def test_a_trial_that_diverges_is_a_bad_trial(

@@ -143,7 +143,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(
 
     assert run.wait(AT_ONCE) != 0
     assert left_behind(project, patience=started + AT_ONCE - time.monotonic()) == []
-    assert "interrupted: `dvc repro` goes on from the last finished piece of work" in run.output
+    assert "interrupted: `dvc repro` goes on from the finished tasks" in run.output
     assert "Traceback" not in run.output
     # DVC deletes what a stage is to write anew. What it deleted comes back.
     assert project.read().items() == {n: c for n, c in before.items() if n not in lost}.items()

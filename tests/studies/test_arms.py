@@ -28,7 +28,6 @@ from studies.training.arms import (
     SETTINGS,
     SETTINGS_OF_ARMS,
     read_arms,
-    read_data_sets,
     read_own,
     read_studies_without_arms,
     result_file,
@@ -105,11 +104,8 @@ def test_the_published_files_are_right(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    arms, sections = read_arms(), read_data_sets()
+    arms = read_arms()
     read_studies_without_arms()
-    assert {one.train.data for one in arms.values()} <= sections.keys()
-    for one in arms.values():
-        check_arms._check_comparison(one, arms, sections)
     check_arms._note_too_few_replicates(arms)
     assert capsys.readouterr().out == ""
     # Each has a grid of its own, so no published result depends on how a grid is refined.
@@ -141,7 +137,7 @@ def test_all_of_an_arm_s_settings_reach_its_training() -> None:
     changes |= {"options": {"width": 3}, "hyperparameters": {"betas": [0.5, 0.9]}}
     train = read_arms()["adam"].train.model_copy(update=changes)
     run = arm_stage.config(train, 0.1, "a purpose")
-    expected = {**changes, "hyperparameters": {"lr": 0.1, "betas": (0.5, 0.9)}}
+    expected = {**changes, "hyperparameters": {"lr": 0.1, "betas": [0.5, 0.9]}}
     assert {key: asdict(run)[key] for key in changes} == expected
     assert replace(run, purpose="tune") != run
 
@@ -176,7 +172,6 @@ def test_a_refined_grid_is_fine_around_its_best_rate_alone(best: float) -> None:
     around = [high / low for low, high in pairwise(lrs) if nearest(lrs) in (low, high)]
     assert max(around) < 1.42
     assert len(lrs) < 20
-    assert arm_stage.between(lrs, nearest(lrs), None) == []
 
 
 def test_a_search_varies_the_rate_and_what_is_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +244,7 @@ def named(name: str) -> Change:
         ),
         (
             train("rank_20", hyperparameters={"rank": float("nan")}),
-            "rank = nan; allowed: arguments of the optimizer",
+            "rank = nan; allowed: keywords of the optimizer",
         ),
         *(
             (named(name), "; allowed: names of a-z, 0-9 and _ that begin with a letter")

@@ -8,23 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from experiment.stage.data import Split
+from experiment.stage.data import Dataset, Split
 from experiment.training.loop import RunConfig
 from studies.gradients import analysis
-from studies.gradients.analysis import GradientTask, Samples, analyse, flat_gradient
+from studies.gradients.analysis import GradientTask, analyse, flat_gradient
 
 CONFIG = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (3,)}, 1, 8, "cpu", 0, "test")
 RANKS = (1, 3)
 
 
-def samples() -> Samples:
+def samples() -> Dataset:
     rng = np.random.default_rng(0)
-    return Samples(
-        *(
-            Split(rng.standard_normal((64, 40)).astype(np.float32), rng.integers(10, size=64))
-            for _ in range(2)
-        )
+    train, fresh = (
+        Split(rng.standard_normal((64, 40)).astype(np.float32), rng.integers(10, size=64))
+        for _ in range(2)
     )
+    return Dataset(train, train, fresh)
 
 
 NETWORK = CONFIG.network(samples().train)
@@ -114,8 +113,8 @@ def test_fresh_samples_stand_for_the_population_and_are_not_trained_on() -> None
     """They decide what is said of them, and neither the trajectory nor what is said of it."""
     given, task = samples(), GradientTask(CONFIG, 0, 2, (1,), RANKS, 2)
     found = analyse(given, task)
-    fresh = given.fresh
-    other = analyse(given._replace(fresh=Split(fresh.x[::-1] * 2, fresh.y)), task)
+    fresh = given.test
+    other = analyse(given._replace(test=Split(fresh.x[::-1] * 2, fresh.y)), task)
     of_fresh = {name for name in found if "fresh" in name} | {"cosine_permuted"}
     for name, values in found.items():
         assert torch.equal(values, other[name]) == (name not in of_fresh), name

@@ -122,13 +122,13 @@ def test_learning_rates_beyond_the_lowest_train_loss_do_not_count(of: str, rise:
 
 
 @pytest.mark.parametrize("way", ["higher", "lower", "nan"])
-def test_a_replicate_that_adam_cannot_match_is_left_out(way: str) -> None:
+def test_a_replicate_that_adam_cannot_match_has_no_numbers(way: str) -> None:
     arm = curves(0.3)
     arm["validation_loss_nats"] += np.array([[1.0], [2.0], [3.0]])
     arm["train_loss_nats"][1] += {"higher": 99, "lower": -99, "nan": np.nan}[way]
     logs, gains = at_equal_train_loss(arm, curves())
-    np.testing.assert_allclose(logs, [0.3] * 2)
-    np.testing.assert_allclose(gains, [1.0, 3.0])
+    np.testing.assert_allclose(logs, [0.3, np.nan, 0.3])
+    np.testing.assert_allclose(gains, [1.0, np.nan, 3.0])
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from scipy import stats
 
 from experiment.datasets import mnist1d
 from experiment.stage import files
-from experiment.stage.data import Dataset, Split
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from studies.published import repeat as published
-from studies.published.protocol import FinalRun
+from studies.published.protocol import Repetition
 from studies.published.reported import OUTCOMES
 from studies.training.arms import SETTINGS, ProtocolConfig
 
@@ -46,23 +46,22 @@ def test_the_protocol_is_repeated_on_published_and_on_generated_rows(
 
     published.main()
 
-    arrays = mnist1d.published()
-    train, test = Split(arrays["x"], arrays["y"]), Split(arrays["x_test"], arrays["y_test"])
-    generated, rest = mnist1d.offline(100)
+    train, test = mnist1d.published()
+    generated, rest = mnist1d.generated(num_samples=100)
     data_sets = {
-        "published": (Dataset(train, test, test), (50, 60)),
-        "offline": (Dataset(generated, rest, rest), (80,)),  # all of them are trained on
+        "published": (Dataset(train, test, test), [50, 60]),
+        "offline": (Dataset(generated, rest, rest), [80]),  # all of them are trained on
     }
     table = pd.read_csv("metrics/studies/published.csv")
     assert len(table) == 2 * 2 * 3
     for name, (dataset, samples) in data_sets.items():
-        task = published.tasks(0, ProtocolConfig.model_validate(CONFIG), samples)[1]
-        found = published.repeat(dataset, task)
+        given = ProtocolConfig.model_validate({**CONFIG, "training_samples": samples})
+        found = published.repeat(dataset, Repetition(given, highest_rank=5, sampler=1))
         rows = table.query(f"data == '{name}' and sampler == 1 and hyperparameters == 'searched'")
-        assert tuple(rows["training_samples"]) == samples
+        assert list(rows["training_samples"]) == samples
         for row in rows.itertuples():
-            run = FinalRun("lrg_adam", "searched", row.training_samples)
-            assert row.lrg_adam_last_loss_nats == pytest.approx(found[run.loss][0, -1].item())
+            run = f"lrg_adam searched {row.training_samples}"
+            assert row.lrg_adam_last_loss_nats == pytest.approx(found[f"loss {run}"][0, -1].item())
             assert row.lrg_adam_rank == found["lrg_adam_rank"].item()
 
 
@@ -88,18 +87,18 @@ def test_a_sampler_ends_with_its_last_and_its_best_epoch(
 ) -> None:
     curves = np.array([[3.0, 1.0, 2.0], [3.0, 2.0, 1.5]])
     other = "reported" if hyperparameters == "searched" else "searched"
-    adam, lrg_adam = (FinalRun(name, hyperparameters, 24) for name in ("adam", "lrg_adam"))
+    adam, lrg_adam = (f"{name} {hyperparameters} 24" for name in ("adam", "lrg_adam"))
     table = published.samplers(
         {
             "adam_lr": np.array([0.1, 0.2]),
             "lrg_adam_lr": np.array([0.3, 0.4]),
             "lrg_adam_rank": np.array([7.0, 9.0]),
-            adam.loss: curves,
-            lrg_adam.loss: curves + 10,
-            adam._replace(samples=40).loss: curves + 50,
-            adam._replace(source=other).loss: curves + 60,
-            adam.accuracy: np.array([0.5, 0.6]),
-            lrg_adam.accuracy: np.array([0.7, 0.8]),
+            f"loss {adam}": curves,
+            f"loss {lrg_adam}": curves + 10,
+            f"loss adam {hyperparameters} 40": curves + 50,
+            f"loss adam {other} 24": curves + 60,
+            f"accuracy {adam}": np.array([0.5, 0.6]),
+            f"accuracy {lrg_adam}": np.array([0.7, 0.8]),
         },
         "published",
         24,

@@ -17,22 +17,26 @@ from experiment.training.loop import RunConfig, Scores
 from experiment.training.network import Network
 from experiment.training.work import merged
 from studies.published import protocol
-from studies.published.protocol import SOURCES, FinalRun, Protocol, repeat
+from studies.published.protocol import SOURCES, Repetition, repeat
+from studies.training.arms import ProtocolConfig
 
-TASK = Protocol(
+GIVEN = ProtocolConfig(
     seed=0,
-    sampler=0,
-    hidden=(3,),
+    device="cpu",
+    samplers=3,
+    hidden=[3],
     trials=3,
     tune_samples=20,
     tune_epochs=2,
     tune_batch_size=8,
     epochs=3,
     batch_size=16,
-    lr=(1e-4, 1e-1),
-    rank=(2, 9),
-    training_samples=(24, 40),
+    lr={"low": 1e-4, "high": 1e-1},
+    rank={"low": 2, "high": 9},
+    training_samples=[24, 40],
+    offline_samples=100,
 )
+TASK = Repetition(GIVEN, highest_rank=9, sampler=0)
 SAMPLERS = 3
 SEARCHED = ("adam_lr", "lrg_adam_lr", "lrg_adam_rank")
 
@@ -46,6 +50,10 @@ def dataset(rows: int = 40) -> Dataset:
     return Dataset(Split(*(array[:rows] for array in train)), validation, validation)
 
 
+def longer(trials: int) -> Repetition:
+    return replace(TASK, given=GIVEN.model_copy(update={"trials": trials}))
+
+
 def scrambled(split: Split, kept: int) -> Split:
     """The same first samples, and others from there on."""
     x = split.x.copy()
@@ -53,13 +61,13 @@ def scrambled(split: Split, kept: int) -> Split:
     return Split(x, split.y)
 
 
-def repeated(data: Dataset, task: Protocol = TASK) -> dict[str, Tensor]:
+def repeated(data: Dataset, task: Repetition = TASK) -> dict[str, Tensor]:
     """The results of the first samplers, one after the other."""
     return merged([repeat(data, replace(task, sampler=number)) for number in range(SAMPLERS)])
 
 
 def losses(found: dict[str, Tensor], optimizer: str, source: str, samples: int) -> Tensor:
-    return found[FinalRun(optimizer, source, samples).loss]
+    return found[f"loss {optimizer} {source} {samples}"]
 
 
 # Real trainings of a tiny network
@@ -83,7 +91,7 @@ def test_the_search_sees_neither_validation_nor_the_rows_after_its_own(
     given = dataset()
     changed = repeated(
         given._replace(
-            train=scrambled(given.train, TASK.tune_samples),
+            train=scrambled(given.train, GIVEN.tune_samples),
             validation=scrambled(given.validation, 0),
         )
     )
@@ -104,7 +112,7 @@ def test_a_final_training_gets_the_first_rows_alone(found: dict[str, Tensor]) ->
 
 
 def test_both_optimizers_begin_with_the_same_weights(found: dict[str, Tensor]) -> None:
-    for samples in TASK.training_samples:
+    for samples in GIVEN.training_samples:
         first, *others = (
             losses(found, optimizer, source, samples)
             for optimizer, source in product(("adam", "lrg_adam"), SOURCES)
@@ -139,7 +147,7 @@ Loss = Callable[[np.ndarray, int], np.ndarray]
 def run(
     monkeypatch: pytest.MonkeyPatch,
     loss: Loss,
-    task: Protocol = TASK,
+    task: Repetition = TASK,
     samplers: Sequence[int] = range(SAMPLERS),
 ) -> list[Repeated]:
     """Repeat the protocol with losses of the learning rate and the epoch, without training."""
@@ -209,7 +217,7 @@ def diverging_afar(lr: np.ndarray, _: int) -> np.ndarray:
 def test_the_best_point_has_the_lowest_loss_of_any_epoch_of_training(
     loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for one in run(monkeypatch, loss, replace(TASK, trials=12)):
+    for one in run(monkeypatch, loss, longer(12)):
         for optimizer in ("adam", "lrg_adam"):
             trials = searched(one, optimizer)
             point = trials[distance(rates(trials)).argmin()].config.hyperparameters
@@ -221,7 +229,7 @@ def test_the_best_point_has_the_lowest_loss_of_any_epoch_of_training(
 def test_every_sampler_proposes_points_of_its_own_within_the_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = run(monkeypatch, distance, replace(TASK, trials=25))
+    found = run(monkeypatch, distance, longer(25))
     for optimizer in ("adam", "lrg_adam"):
         lr = np.stack([rates(searched(one, optimizer)) for one in found], axis=1)
         assert lr.shape == (25, 3)
@@ -254,6 +262,6 @@ def test_trials_and_final_trainings_have_their_own_sizes(monkeypatch: pytest.Mon
     # A trial is scored on what it trains on, a final training on the rows of the validation.
     validation = dataset().validation
     ends = [rows for rows in scored if len(rows.y) == len(validation.y)]
-    assert len(ends) == 8 * (TASK.epochs + 1)
+    assert len(ends) == 8 * (GIVEN.epochs + 1)
     assert all(np.array_equal(rows.x, validation.x) for rows in ends)
-    assert len(scored) - len(ends) == 6 * (TASK.tune_epochs + 1)
+    assert len(scored) - len(ends) == 6 * (GIVEN.tune_epochs + 1)

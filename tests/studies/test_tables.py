@@ -21,7 +21,7 @@ from experiment.stage import files
 from experiment.stage.errors import UserError
 from experiment.stage.params import read_params
 from studies.report import compare, contrasts, export
-from studies.report.tables import comparisons, of_measure
+from studies.report.tables import comparisons
 from studies.training.arms import read_arms
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,11 @@ def describe(arms: dict[str, dict[str, Any]] = ARMS) -> None:
     path = Path("stages/studies/arms.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) -> pd.DataFrame:
+    rows = table[table["measure"] == measure]
+    return rows if against is None else rows[rows["against"] == against]
 
 
 def compared(study: str, arms: dict[str, dict[str, Any]] = ARMS) -> pd.DataFrame:

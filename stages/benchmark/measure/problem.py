@@ -1,8 +1,7 @@
 """Gradients to time optimizers on: consecutive ones from training perceptrons on the data."""
 
-from __future__ import annotations
-
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -41,20 +40,15 @@ def trained(data: Dataset, side: int, models: int, warm_up: int) -> Problem:
     widths = max((one for one in candidates if size(one) <= side**2), key=size)
     x, y = map(torch.from_numpy, data.train)
     runs = [_train(widths, seed, x, y, warm_up) for seed in range(models)]
-    if models == 1:
-        ((weights, gradients),) = runs
-    else:
-        weights = [torch.stack(each) for each in zip(*(run[0] for run in runs), strict=True)]
-        steps = zip(*(run[1] for run in runs), strict=True)
-        gradients = [[torch.stack(each) for each in zip(*step, strict=True)] for step in steps]
+    join = torch.stack if models > 1 else itemgetter(0)
+    steps = zip(*runs, strict=True)
+    weights, *gradients = ([join(each) for each in zip(*step, strict=True)] for step in steps)
     weights = [weight.detach().requires_grad_() for weight in weights]
     return Problem(square_side(size(widths)), models, weights, gradients)
 
 
-def _train(
-    widths: list[int], seed: int, x: Tensor, y: Tensor, warm_up: int
-) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Weights and gradients of one network, trained with Adam."""
+def _train(widths: list[int], seed: int, x: Tensor, y: Tensor, warm_up: int) -> list[list[Tensor]]:
+    """Weights and then gradients of one network, trained with Adam."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
@@ -62,12 +56,12 @@ def _train(
     network = nn.Sequential(*layers[:-1])
     weights: list[Tensor] = list(network.parameters())
     optimizer = torch.optim.Adam(weights, fused=True)
-    gradients = []
+    found = [weights]
     for step in range(warm_up + GRADIENTS):
         optimizer.zero_grad()
         batch = torch.randint(len(y), (BATCH,))
         nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
         optimizer.step()
         if step >= warm_up:
-            gradients.append([weight.grad for weight in weights if weight.grad is not None])
-    return weights, gradients
+            found.append([weight.grad for weight in weights if weight.grad is not None])
+    return found

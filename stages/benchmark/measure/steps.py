@@ -1,12 +1,9 @@
 """Time one step of every optimizer, on gradients of networks with 10^4 to 10^8 parameters."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -15,9 +12,7 @@ from typing import Any
 from experiment.stage.environment import INSTRUCTIONS
 
 # A user's program runs without the settings that make the pipeline's results the same on every
-# processor. They are read when NumPy and torch load.
-if {"numpy", "torch"} & sys.modules.keys():
-    raise ImportError("benchmark.steps must be imported before NumPy and torch")
+# processor. NumPy and torch read them when they load, below.
 for name in INSTRUCTIONS:
     os.environ.pop(name)
 # The profiler, which counts memory, logs to stderr otherwise.
@@ -62,11 +57,6 @@ def affordable(name: str, side: int) -> bool:
     return side <= LARGEST_SIDE.get(name, side)
 
 
-def call(step: Step, turns: Iterator[Sequence[Tensor]]) -> None:
-    """Take a step with the next gradients."""
-    step(next(turns))
-
-
 def least_work(matrix: Tensor, rank: int) -> dict[str, Call]:
     """Products of `randomized`, into memory that exists, and the decomposition of `gram`."""
     right = torch.randn(*matrix.shape[:-1], min(rank + OVERSAMPLING, matrix.shape[-1]))
@@ -84,35 +74,30 @@ def least_work(matrix: Tensor, rank: int) -> dict[str, Call]:
     return calls
 
 
-def measure(problem: Problem, rank: int, seconds: float) -> list[dict[str, Any]]:
+def measure(problem: Problem, rank: int, seconds: float) -> Iterator[dict[str, Any]]:
     """One row per contender: its time, its memory, and the error of its approximation."""
     side, models, weights, gradients = problem
     matrix = to_square([g.reshape(models, -1) for g in gradients[-1]], 1, torch.float32)
     makes = CONTENDERS if models == 1 else STACKED
     steps = {name: make(weights, rank) for name, make in makes.items() if affordable(name, side)}
-    calls: dict[str, Call] = {
-        name: partial(call, step, cycle(gradients)) for name, step in steps.items()
-    }
+    # Each call takes a step with the next gradients.
+    calls = {name: partial(next, map(step, cycle(gradients))) for name, step in steps.items()}
     times = medians(calls | least_work(matrix, rank), seconds)
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    rows = []
     for name, step in steps.items():
         base, work = LEAST.get(name, ("", ""))
-        rows.append(
-            {
-                "side": side,
-                "models": models,
-                "rank": rank,
-                "method": name,
-                "milliseconds_per_model": times[name] / models,
-                "filter_over_its_least": (
-                    (times[name] - times[base]) / times[work] if work in times else None
-                ),
-                "peak_memory_in_gradients": peak_bytes(calls[name]) / size,
-                "excess_error": excess_error(step, problem, matrix, rank),
-            }
-        )
-    return rows
+        yield {
+            "side": side,
+            "models": models,
+            "rank": rank,
+            "method": name,
+            "milliseconds_per_model": times[name] / models,
+            "filter_over_its_least": (
+                (times[name] - times[base]) / times[work] if work in times else None
+            ),
+            "peak_memory_in_gradients": peak_bytes(calls[name]) / size,
+            "excess_error": excess_error(step, problem, matrix, rank),
+        }
 
 
 def excess_error(step: Step, problem: Problem, matrix: Tensor, rank: int) -> float | None:
@@ -131,12 +116,12 @@ def excess_error(step: Step, problem: Problem, matrix: Tensor, rank: int) -> flo
 
 def main(*arguments: str) -> None:
     """Write metrics/benchmark.json."""
-    parser = argparse.ArgumentParser("python stages benchmark.steps", description=__doc__)
+    parser = argparse.ArgumentParser("python stages benchmark.measure.steps", description=__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--seconds", type=float, default=3, help="for each table of one side")
     options = parser.parse_args(arguments)
     data = Dataset.read(read_params().data.name)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for side in tqdm(options.sides, desc="benchmark", unit="side"):
         for models in (1, STACK) if side == options.sides[0] else (1,):
             problem = trained(data, side, models, warm_up=20 if side <= 1000 else 2)

@@ -1,26 +1,20 @@
 """Median times of calls, and the memory that a call needs at its peak."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 
-import torch
+from torch.profiler import ProfilerActivity, profile
 
 Call = Callable[[], object]
 
 
 def medians(calls: Mapping[str, Call], seconds: float) -> dict[str, float]:
-    """Median time of each call in milliseconds.
+    """Median time of each call in milliseconds, over about `seconds` but at least three rounds.
 
     The calls take turns (A B C A B C ...) because the speed of a shared machine drifts: ratios of
     medians from one run are more reliable than the medians. A first round is not timed.
-
-    Args:
-        calls: what to time, by name.
-        seconds: about how long to go on; at least three rounds are timed.
-
     """
     start = time.perf_counter()
     for call in calls.values():
@@ -37,15 +31,8 @@ def medians(calls: Mapping[str, Call], seconds: float) -> dict[str, float]:
 
 def peak_bytes(call: Call) -> int:
     """The most bytes of tensors that `call` holds at once, not counting those held before it."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         call()
-    held = peak = 0
-    events = profile.profiler.kineto_results.events()
-    for event in sorted(
-        (e for e in events if e.name() == "[memory]"), key=lambda event: event.start_ns()
-    ):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in events), initial=0))

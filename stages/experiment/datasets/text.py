@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
@@ -49,20 +47,16 @@ def load(*, train: int, validation: int, window: int = 8) -> Dataset:
                 f"data.{name} = {count}; allowed: at most {len(text) - window}, the windows of "
                 f"{window} characters in this part of the text"
             )
-        parts.append(passages(text, count, window + 1))
+        # ASCII codes of evenly spaced passages: the samples, and what follows each.
+        codes = np.frombuffer(text.encode("ascii"), np.uint8)
+        starts = np.arange(count) * (len(codes) - window) // count
+        parts.append(codes[starts[:, None] + np.arange(window + 1)])
     vocabulary = np.unique(parts[0][:, -1])
     classes = np.zeros(128, np.int64)
     classes[vocabulary] = np.arange(len(vocabulary))
     return Dataset(
         *(Split(classes[part[:, :-1]].astype(np.float32), classes[part[:, -1]]) for part in parts)
     )
-
-
-def passages(text: str, count: int, length: int) -> NDArray[Any]:
-    """ASCII codes (count, length) of evenly spaced passages of the text."""
-    codes = np.frombuffer(text.encode("ascii"), np.uint8)
-    starts = np.arange(count) * (len(codes) - length + 1) // count
-    return codes[starts[:, None] + np.arange(length)]
 
 
 def descriptions() -> list[str]:

@@ -1,7 +1,6 @@
-"""The small convolutional network published with MNIST-1D (Greydanus, 2020).
+"""The small convolutional network published with MNIST-1D: 5,210 weights on it (Greydanus, 2020).
 
-Three convolutions of 25 channels and stride 2, each followed by ReLU, and a linear layer: 5,210
-weights on MNIST-1D (`ConvBase` in notebooks/models.py of github.com/greydanus/mnist1d).
+`ConvBase` in notebooks/models.py of github.com/greydanus/mnist1d.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiment.training.arithmetic import linear
-from experiment.training.network import StackedNetwork, Weights
+from experiment.training.network import Network, Weights
 
 CHANNELS = 25
 KERNELS = (5, 3, 3)
 
 
-class CNN(StackedNetwork):
-    """Convolutions along the sample, and a linear layer."""
+class CNN(Network):
+    """Three convolutions of stride 2, each followed by ReLU, and a linear layer."""
 
     def __init__(self, inputs: int, classes: int) -> None:
         self.shapes = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from experiment.training.arithmetic import linear
-from experiment.training.network import StackedNetwork, Weights
+from experiment.training.network import Network, Weights
 
 
-class Logistic(StackedNetwork):
+class Logistic(Network):
     """One linear layer."""
 
     def __init__(self, inputs: int, classes: int) -> None:
@@ -16,8 +16,7 @@ class Logistic(StackedNetwork):
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`."""
-        replicates = weights["bias"].shape[0]
-        return linear(x.expand(replicates, *x.shape[-2:]), weights["weight"], weights["bias"])
+        return linear(x, weights["weight"], weights["bias"])
 
 
 create = Logistic

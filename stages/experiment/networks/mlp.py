@@ -8,30 +8,26 @@ from itertools import pairwise
 from torch import Tensor
 
 from experiment.training.arithmetic import linear
-from experiment.training.network import StackedNetwork, Weights
+from experiment.training.network import Network, Weights
 
 
-class MLP(StackedNetwork):
-    """Linear layers with ReLU between them."""
+class MLP(Network):
+    """Linear layers with ReLU between them; `hidden` are the widths of the hidden layers."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        self.depth = len(widths) - 1
+    def __init__(self, inputs: int, classes: int, *, hidden: Sequence[int]) -> None:
+        self.depth = len(hidden) + 1
         self.shapes = {}
-        for i, (inputs, outputs) in enumerate(pairwise(widths)):
-            self.shapes[f"layers.{i}.weight"] = (outputs, inputs)
-            self.shapes[f"layers.{i}.bias"] = (outputs,)
+        for i, (before, after) in enumerate(pairwise([inputs, *hidden, classes])):
+            self.shapes[f"layers.{i}.weight"] = (after, before)
+            self.shapes[f"layers.{i}.bias"] = (after,)
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """See `Network.logits`."""
-        replicates = weights["layers.0.bias"].shape[0]
-        hidden = x.expand(replicates, *x.shape[-2:])
         for i in range(self.depth):
             if i > 0:
-                hidden = hidden.relu_()
-            hidden = linear(hidden, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
-        return hidden
+                x = x.relu_()
+            x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"])
+        return x
 
 
-def create(inputs: int, classes: int, *, hidden: Sequence[int]) -> MLP:
-    """A perceptron with hidden layers of these widths."""
-    return MLP([inputs, *hidden, classes])
+create = MLP

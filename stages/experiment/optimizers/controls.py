@@ -18,7 +18,7 @@ from experiment.training.arithmetic import projected, spectrum, truncate
 from lrg_adam.flatten import from_square, square_side, to_square
 
 STACKED = True
-# Maps gradient matrices (R, n, n) to matrices of the same shape.
+# Maps gradient matrices (R, n, n), with zero padding at the end, to matrices of the same shape.
 Filter = Callable[[Tensor], Tensor]
 
 
@@ -62,22 +62,17 @@ def create(
                 "keep is random, permuted or rest with a rank, a whole number below the side of "
                 "the matrix for rest, or energy with an energy above 0 and at most 1"
             )
+
+    def filter_gradients(*_: object) -> None:
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        found = chosen(to_square(gradients, 1, torch.float32)).contiguous()
+        for weight, gradient in zip(weights, from_square(found, gradients, 1), strict=True):
+            # torch's fused Adam ignores the strides of a gradient.
+            weight.grad = gradient.contiguous()
+
     adam = torch.optim.Adam(weights, lr=lr, fused=True)
-    adam.register_step_pre_hook(lambda *_: filter_gradients(weights, chosen))
+    adam.register_step_pre_hook(filter_gradients)
     return adam
-
-
-def filter_gradients(weights: Sequence[Tensor], chosen: Filter) -> None:
-    """Replace the gradients of the weights, each (R, ...), by filtered ones.
-
-    The filter gets a matrix (R, n, n), where n * n is the smallest square that holds the weights of
-    a replicate; the rest is zero padding.
-    """
-    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-    found = chosen(to_square(gradients, 1, torch.float32)).contiguous()
-    for weight, gradient in zip(weights, from_square(found, gradients, 1), strict=True):
-        # torch's fused Adam ignores the strides of a gradient.
-        weight.grad = gradient.contiguous()
 
 
 def streams(weights: Tensor, name: str) -> list[np.random.Generator]:

@@ -23,11 +23,8 @@ def create(
 ) -> torch.optim.Optimizer:
     """Adam whose updates are replaced by their best rank-`rank` approximations."""
     weights = list(weights)
-    before: list[Tensor] = []
+    before = [weight.detach().clone() for weight in weights]
     steps = count()
-
-    def remember(*_: object) -> None:
-        before[:] = [weight.detach().clone() for weight in weights]
 
     def truncate(*_: object) -> None:
         for weight, start in zip(weights, before, strict=True):
@@ -37,9 +34,8 @@ def create(
         )
         for weight, start in zip(weights, before, strict=True):
             if weight.grad is not None:
-                torch.add(start, weight.grad, out=weight.detach())
+                weight.detach().copy_(start.add_(weight.grad))
 
     adam = torch.optim.Adam(weights, lr=lr, fused=True)
-    adam.register_step_pre_hook(remember)
     adam.register_step_post_hook(truncate)
     return adam

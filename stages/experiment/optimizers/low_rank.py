@@ -54,7 +54,6 @@ def create(
         for parameter, one in zip(params, laid_out, strict=True):
             parameter.grad = None if one.grad is None else turned(one.grad).contiguous()
 
-    optimizer: torch.optim.Optimizer
     optimizer = imported(base, "hyperparameters.base")(params, lr=lr, **options)
     if needs_closure(optimizer):
         # It computes its gradients within the step, after the filter.

@@ -1,8 +1,7 @@
 """The style of the figures: sizes, and a colour, marker and dash for each optimizer."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 
@@ -14,13 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from experiment.report.statistics import MeanInterval
+from experiment.report.statistics import MeanInterval
 
 # Okabe and Ito's colour-blind-safe palette (https://jfly.uni-koeln.de/color/), without yellow, too
 # pale for lines on white; dashes and markers tell series apart in black and white.
@@ -37,7 +32,6 @@ OPTIMIZERS = {
     "adam": {"label": "Adam", **SERIES[0]},
     "lrg_adam": {"label": "LRG-Adam", **SERIES[1]},
 }
-# Colours of the verdicts.
 VERDICTS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": "0.4"}
 
 
@@ -87,7 +81,7 @@ def line_with_band(
     axes: Axes,
     x: ArrayLike,
     interval: MeanInterval,
-    **style: Any,  # noqa: ANN401 - Matplotlib's own
+    **style: Any,  # noqa: ANN401
 ) -> None:
     """Draw a line through means, with their intervals as a band of the same colour."""
     axes.plot(x, interval.mean, **{"markersize": 4, **style})

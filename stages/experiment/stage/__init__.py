@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 
 from experiment.stage import environment  # First: torch and NumPy read them when they load.
@@ -17,24 +16,9 @@ os.environ["MPLBACKEND"] = "agg"
 from experiment.stage import code, files, versions
 from experiment.stage.errors import UserError
 
-__all__ = ["environment", "run", "stage"]
-
 
 def run(name: str, *arguments: str) -> None:
-    """Run the function `main` of the module `name` as a stage."""
-    with stage(name):
-        try:
-            module = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name not in (name, name.partition(".")[0]):
-                raise
-            raise UserError(f"no stage {name}: there is no such module in stages") from None
-        module.main(*arguments)
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Run a stage: check the pinned versions, watch the inputs, report each mistake in one line.
+    """Run the function `main` of the module `name` as a stage.
 
     A mistake that the user can fix ends the process with exit status 1 and without a traceback. So
     does an input that is edited while the stage runs: DVC records the inputs as they are when the
@@ -44,16 +28,22 @@ def stage(name: str) -> Iterator[None]:
         with files.unchanged(), code.unchanged():
             environment.prove()
             versions.check(name)
-            yield
+            _main(name)(*arguments)
     except UserError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: `dvc repro` goes on from the last finished piece of work",
-            file=sys.stderr,
-        )
+        print("\ninterrupted: `dvc repro` goes on from the finished tasks", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.filename is None:
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
+
+
+def _main(name: str) -> Callable[..., None]:
+    try:
+        return import_module(name).main
+    except ModuleNotFoundError as error:
+        if error.name not in (name, name.partition(".")[0]):
+            raise
+        raise UserError(f"no stage {name}: there is no such module in stages") from None

@@ -33,8 +33,6 @@ def loaded() -> tuple[str, ...]:
     modules = {name: module for name, module in sys.modules.copy().items() if name != "__main__"}
     files = {getattr(module, "__file__", None) or "" for module in modules.values()}
     own = [file for file in files if file.endswith(".py") and not _installed(file)]
-    for file in own:
-        _source(Path(file))
     return tuple(sorted(Path(file.removeprefix(f"{ROOT}{os.sep}")).as_posix() for file in own))
 
 
@@ -66,7 +64,6 @@ def digest(modules: tuple[str, ...]) -> str:
 def unchanged() -> Iterator[None]:
     """Raise UserError at the end of the block if a loaded module has been edited."""
     yield
-    for name in loaded():
-        path = ROOT / name
-        if not path.exists() or path.read_bytes() != _SOURCES[path]:
+    for path in map(ROOT.joinpath, loaded()):
+        if not path.exists() or path.read_bytes() != _source(path):
             raise changed(path)

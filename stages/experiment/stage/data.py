@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,21 +41,17 @@ class Dataset(NamedTuple):
     @classmethod
     def read(cls, name: str) -> Self:
         """Read the file that the stage fetch_data writes; a damaged one raises UserError."""
-        path = data_file(name)
-        names = [f"{axis}_{part}" for part in cls._fields for axis in Split._fields]
-        x_and_y = iter(files.read_arrays(path, *names))
-        read = cls(*map(Split, x_and_y, x_and_y))
-        _check(read, f"{path}: ")
-        return read
+        x_and_y = iter(files.read_arrays(data_file(name), *ARRAYS))
+        return cls(*map(Split, x_and_y, x_and_y))
 
     def write(self, name: str, title: str) -> None:
         """Write the arrays x_train, y_train and so on, and the title for figures."""
-        arrays: dict[str, NDArray[Any]] = {
-            f"{axis}_{part}": getattr(split, axis)
-            for part, split in self._asdict().items()
-            for axis in Split._fields
-        }
-        files.write_arrays(data_file(name), arrays | {"title": np.array(title)})
+        arrays = [array for split in self for array in split]
+        named = zip([*ARRAYS, "title"], [*arrays, np.array(title)], strict=True)
+        files.write_arrays(data_file(name), dict(named))
+
+
+ARRAYS = [f"{axis}_{part}" for part in Dataset._fields for axis in Split._fields]
 
 
 def data_file(name: str) -> Path:
@@ -72,10 +68,7 @@ def title(name: str) -> str:
 def load(given: Data, seed: int, where: str = "params.yaml: data") -> tuple[Dataset, str]:
     """Load the data with a module of `experiment.datasets`, and flip labels if asked to.
 
-    Args:
-        given: the name of the module, its options, and the share of training labels to flip.
-        seed: root of the random streams; the module gets one as `rng` if it takes it.
-        where: where the name and the options are set, for messages.
+    The module gets a random stream as `rng` if it takes one. Messages name the section `where`.
 
     Returns:
         The data, and their title in figures: the module's `TITLE`, or else its name.
@@ -115,30 +108,28 @@ def flipped(split: Split, share: float, rng: np.random.Generator) -> Split:
 
 def _check(dataset: Dataset, where: str) -> None:
     """Raise UserError for the first part with a wrong type, shape or class."""
+
+    def refuse(found: str, allowed: str) -> NoReturn:
+        raise UserError(f"{where}{found}; allowed: {allowed}")
+
     if not (isinstance(dataset, Dataset) and all(isinstance(part, Split) for part in dataset)):
-        found = type(dataset).__name__
-        raise UserError(f"{where}load returns {found}; allowed: a Dataset of Splits")
+        refuse(f"load returns {type(dataset).__name__}", "a Dataset of Splits")
     for part, (x, y) in zip(Dataset._fields, dataset, strict=True):
-        for name, array, dtype, axes in (("x", x, "float32", 2), ("y", y, "int64", 1)):
+        for name, array, dtype, axes, of in (
+            (f"x_{part}", x, "float32", 2, "a row per sample"),
+            (f"y_{part}", y, "int64", 1, "a class per sample"),
+        ):
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != axes:
                 found = getattr(array, "dtype", type(array).__name__)
-                raise UserError(
-                    f"{where}{name}_{part} is {found} of shape {np.shape(array)}; allowed: {dtype} "
-                    f"with {'a row per sample' if axes == 2 else 'a class per sample'}"
-                )
+                refuse(f"{name} is {found} of shape {np.shape(array)}", f"{dtype} with {of}")
         columns, classes = dataset.train.inputs, np.arange(len(np.unique(dataset.train.y)))
         if len(x) != len(y) or len(y) == 0:
-            raise UserError(
-                f"{where}x_{part} has {len(x)} rows and y_{part} has {len(y)}; "
-                "allowed: the same number, at least 1"
-            )
-        if x.shape[1] != columns or not np.isfinite(x).all():
-            raise UserError(
-                f"{where}x_{part} has {x.shape[1]} columns and {(~np.isfinite(x)).sum()} entries "
-                f"that are not finite; allowed: {columns} columns of finite numbers, as in x_train"
-            )
+            found = f"x_{part} has {len(x)} rows and y_{part} has {len(y)}"
+            refuse(found, "the same number, at least 1")
+        infinite = np.count_nonzero(~np.isfinite(x))
+        if x.shape[1] != columns or infinite:
+            found = f"{x.shape[1]} columns and {infinite} entries that are not finite"
+            refuse(f"x_{part} has {found}", f"{columns} columns of finite numbers, as in x_train")
         if len(classes) < 2 or not np.isin(y, classes).all():
-            raise UserError(
-                f"{where}y_{part} holds the classes {np.unique(y)[:10].tolist()}; allowed: 0 to "
-                "C - 1, each of at least 2 classes in the training samples"
-            )
+            found = f"y_{part} holds the classes {np.unique(y)[:10].tolist()}"
+            refuse(found, "0 to C - 1, each of at least 2 classes in the training samples")

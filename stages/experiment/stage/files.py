@@ -1,6 +1,6 @@
 """Files written whole or not at all, with bytes that depend only on their content.
 
-Each library is imported by the functions that need it, so that a stage loads only what it uses.
+Each library is imported by the functions that need it: none may load before the settings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
     from torch import Tensor
-
-Json = dict[str, Any]
 
 # What this process has read.
 _inputs: dict[Path, bytes] = {}
@@ -84,7 +82,7 @@ def _text(value: object) -> str:
     return dump(value, indent=2).replace("\n", "\n  ")
 
 
-def read_json(path: Path, *keys: str) -> Json:
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Read what `write_json` wrote; a file that is not JSON, or lacks a key, raises UserError."""
     try:
         content = json.loads(read(path))
@@ -102,15 +100,24 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def read_rows(path: Path, key: str, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
-    """Read a table, in rows or columns, under a key of a JSON file.
+def read_rows(
+    path: Path, key: str | None, *columns: str, other: Collection[str] = ()
+) -> pd.DataFrame:
+    """Read a table, in rows or columns, under a key of a JSON file; without a key, a CSV file.
 
-    UserError is raised if it has no rows or lacks one of `columns`, or one that is not in `other`
-    does not hold numbers.
+    UserError is raised if it lacks one of `columns`, or one not in `other` holds no numbers.
     """
     import pandas as pd
 
-    return _table(path, lambda: pd.DataFrame(read_json(path, key)[key]), columns, other)
+    try:
+        if key is None:
+            table = pd.read_csv(io.BytesIO(read(path)))
+        else:
+            table = pd.DataFrame(read_json(path, key)[key])
+        table[list(columns)].astype({name: float for name in columns if name not in other})
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"{path}: no table of {', '.join(columns)}: {reason(error)}") from None
+    return table
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -120,22 +127,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def read_csv(path: Path, *columns: str, other: Collection[str] = ()) -> pd.DataFrame:
     """Read a table that `write_csv` wrote; arguments and errors are those of `read_rows`."""
-    import pandas as pd
-
-    return _table(path, lambda: pd.read_csv(io.BytesIO(read(path))), columns, other)
-
-
-def _table(
-    path: Path, parse: Callable[[], pd.DataFrame], columns: Sequence[str], other: Collection[str]
-) -> pd.DataFrame:
-    try:
-        table = parse()
-        table[list(columns)].astype({name: float for name in columns if name not in other})
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise UserError(f"{path}: no table of {', '.join(columns)}: {reason(error)}") from None
-    if table.empty:
-        raise UserError(f"{path}: no rows")
-    return table
+    return read_rows(path, None, *columns, other=other)
 
 
 class _Entry(zipfile.ZipInfo):
@@ -173,9 +165,9 @@ def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
     """Read arrays that `write_arrays` wrote; a damaged file raises UserError."""
     import numpy as np
 
-    content = read(path)
+    content = io.BytesIO(read(path))
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        with np.load(content, allow_pickle=False) as archive:
             return [archive[name] for name in names]
     except Exception as error:  # a damaged archive raises errors of many types
         raise UserError(f"{path}: damaged, `dvc repro -f fetch_data` renews it: {error}") from None

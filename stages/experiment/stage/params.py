@@ -12,11 +12,11 @@ from experiment.stage.schema import (
     MODULE,
     Hyperparameter,
     LearningRates,
+    Rank,
     Real,
     SearchInterval,
     Section,
     Whole,
-    rank_or,
     read_yaml,
     whole,
 )
@@ -70,7 +70,7 @@ class RankInterval(SearchInterval):
     """Search interval of the rank, ends included."""
 
     low: Whole = whole(1, 100_000)
-    high: Annotated[int | Literal["full"], rank_or("full")] = Field(
+    high: Literal["full"] | Rank = Field(
         description="full, one less than the side of the gradient matrix, or a whole number "
         "from 1 to that side"
     )
@@ -115,7 +115,7 @@ class TrainingParams(Section):
 class Params(TrainingParams):
     """All of params.yaml."""
 
-    rank: Annotated[int | Literal["tuned"], rank_or("tuned")] = Field(
+    rank: Literal["tuned"] | Rank = Field(
         description="tuned, or a whole number from 1 to the side of the gradient matrix"
     )
     adam: dict[str, Hyperparameter] = Field(description=HYPERPARAMETERS)

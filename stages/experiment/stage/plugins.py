@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -24,9 +25,7 @@ def module(package: str, name: str, where: str) -> ModuleType:
     UserError is raised if there is no such module (`where` is the key of its name), it cannot be
     imported, or it lacks its function, `load` or `create`.
     """
-    there = sorted(
-        path.stem for path in (PLUGINS / package).glob("*.py") if path.stem != "__init__"
-    )
+    there = [found.name for found in iter_modules([str(PLUGINS / package)])]
     if name not in there:
         raise UserError(
             f"{where} = {name!r}; allowed: a module in stages/experiment/{package}: "
@@ -51,38 +50,20 @@ def arguments(
     options: Mapping[str, Any],
     known: Iterable[str],
     where: str,
-    *positional: object,
     **provided: object,
 ) -> dict[str, Any]:
-    """The options that a function takes as arguments; all of them if it takes `**options`.
+    """What a function takes of the options in the section `where` and of what is provided.
 
-    Args:
-        function: of a module in a package.
-        options: what the user has set in the section `where`.
-        known: names that may be set whether or not the function takes them.
-        where: for messages, such as `params.yaml: model`.
-        positional: arguments that the function gets before them.
-        provided: further arguments, which the function gets if it takes them.
-
-    Raises:
-        UserError: an option is neither known nor taken, or a required one is missing.
-
+    It takes arguments by name, or all of them as `**options`. UserError is raised for an option
+    that it does not take, unless it is one of `known`, which other modules may take.
     """
-    taken = signature(function)
-    of = f"{function.__module__}.{function.__qualname__}"
-    takes_all = any(p.kind is Parameter.VAR_KEYWORD for p in taken.parameters.values())
+    taken = signature(function).parameters
+    takes_all = any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())
     for name in options:
-        if not takes_all and name not in {*taken.parameters, *known}:
+        if not takes_all and name not in {*taken, *known}:
             raise UserError(
                 f"unknown key {where}.{name}; allowed: {', '.join(sorted(known))} and the "
-                f"arguments of {of}"
+                f"arguments of {function.__module__}.{function.__qualname__}"
             )
     offered = {**options, **provided}
-    given = {
-        name: value for name, value in offered.items() if takes_all or name in taken.parameters
-    }
-    try:
-        taken.bind(*positional, **given)
-    except TypeError as error:
-        raise UserError(f"{where}: {of}: {error}; allowed: keys for all that it needs") from None
-    return given
+    return {name: value for name, value in offered.items() if takes_all or name in taken}

@@ -12,12 +12,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -48,8 +46,9 @@ def _ascend(values: list[float]) -> list[float]:
 # Strict: pydantic would read `true` as 1.
 Whole = StrictInt
 Real = StrictFloat
+Rank = Annotated[Whole, Field(ge=1, le=100_000)]
 Ascending = AfterValidator(_ascend)
-LearningRate = Annotated[Real, Field(ge=1e-8, le=10)]
+LearningRate = Annotated[Real, Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")]
 LearningRateGrid = Annotated[list[LearningRate], Field(min_length=1), Ascending]
 LEARNING_RATE_GRID = "an ascending list of numbers from 1e-8 to 10"
 # The name of a module; DVC uses it in paths.
@@ -59,16 +58,6 @@ MODULE = "^[a-z][a-z0-9_]*$"
 def whole(low: int, high: int) -> Any:  # noqa: ANN401 - a field of any type
     """A field for a whole number from `low` to `high`."""
     return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
-
-
-def rank_or(word: str) -> PlainValidator:
-    """A validator for a rank, or for a word that stands for a rank chosen elsewhere."""
-    rank = TypeAdapter(Annotated[Whole, Field(ge=1, le=100_000)])
-
-    def validate(value: object) -> int | str:
-        return word if value in (None, word) else rank.validate_python(value)
-
-    return PlainValidator(validate)
 
 
 class SearchInterval(Section):
@@ -99,34 +88,20 @@ class Interval(SearchInterval):
         return self
 
 
-INTERVAL = "an interval {low, high, log}: two numbers, low below high, and above 0 if log is true"
-HYPERPARAMETERS = (
-    f"for each hyperparameter a number, a word, true, false, a list of numbers, or {INTERVAL}"
-)
-
-
-_Value = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
-_HYPERPARAMETER: TypeAdapter[Any] = TypeAdapter(
-    _Value | Annotated[list[_Value], Field(min_length=1)] | Interval
-)
-
-
-def _hyperparameter(value: object) -> object:
-    try:
-        return _HYPERPARAMETER.validate_python(value)
-    except ValidationError:  # it has a message for each member of the union
-        raise ValueError(INTERVAL) from None
-
-
 # A keyword of an optimizer, fixed or searched.
-Hyperparameter = Annotated[Any, PlainValidator(_hyperparameter)]
+_Value = StrictBool | StrictInt | StrictFloat | StrictStr
+Hyperparameter = _Value | Annotated[list[_Value], Field(min_length=1)] | Interval
+HYPERPARAMETERS = (
+    "keywords of the optimizer, each a number, a word, true, false, a list of numbers, or an "
+    "interval {low, high, log}: two numbers, low below high, and above 0 if log is true"
+)
 
 
 class LearningRates(SearchInterval):
     """Search interval of the learning rate, ends included."""
 
-    low: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")
-    high: Real = Field(ge=1e-8, le=10, description="a number from 1e-8 to 10")
+    low: LearningRate
+    high: LearningRate
 
 
 def read_yaml(path: Path, model: type[Model]) -> Model:
@@ -138,8 +113,6 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         raw = YAML(typ="safe").load(content.decode("utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: no parameters; allowed: {', '.join(model.model_fields)}")
     return checked(model, raw, f"{path}: ")
 
 
@@ -148,39 +121,30 @@ def checked(model: type[Model], raw: object, where: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}{_describe(model, problem)}" for problem in error.errors()]
+        lines = [f"{where}{_describe(model, raw, problem)}" for problem in error.errors()]
         # A value may break several rules at once.
         raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _describe(model: type[Section], problem: ErrorDetails) -> str:
-    # Integers in the location are positions in a list; the error belongs to the list's key.
-    path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
-    key, value = ".".join(path), problem["input"]
-    parent, allowed = _field(model, path[:-1])
-    match problem["type"]:
-        case "invalid_key":  # YAML allows keys of any type
-            return f"unknown key {value!r}; allowed: {allowed}"
-        case "extra_forbidden":
-            known = list(parent.model_fields)
-            likely = get_close_matches(path[-1], known, n=1) or known
-            return f"unknown key {key} = {value!r}; allowed in its place: {', '.join(likely)}"
-        case "value_error" if isinstance(value, dict) and {"low", "high"} <= value.keys():
-            return f"{key} = {value}; allowed: {problem['ctx']['error']}"
-    allowed = _field(model, path)[1]
-    found = "is missing" if problem["type"] == "missing" else f"= {value!r}"
-    return f"{key} {found}; allowed: {allowed}"
-
-
-def _field(model: Any, path: list[str]) -> tuple[Any, str]:  # noqa: ANN401 - a type
-    """The type of the field at the end of a path, and what is allowed there."""
-    allowed = ""
-    for name in path:
-        if get_origin(model) is dict:  # of arbitrary keys, and values of one type
+def _describe(model: Any, value: Any, problem: ErrorDetails) -> str:  # noqa: ANN401 - a type
+    """What is wrong with the value of a key in `value`, and what is allowed there."""
+    key, allowed = "", ""
+    for part in problem["loc"]:
+        fields = getattr(model, "model_fields", None)
+        if fields is None and get_origin(model) is not dict:
+            break  # within a value: a position in a list, or a member of a union
+        key = f"{key}.{part}".lstrip(".")
+        if fields is None:
             model = get_args(model)[1]
+        elif part in fields:
+            model, allowed = fields[part].annotation, fields[part].description
         else:
-            field = model.model_fields[name]
-            model, allowed = field.annotation, field.description
+            likely = get_close_matches(str(part), fields, n=1) or fields
+            found = value.get(part)
+            return f"unknown key {key} = {found!r}; allowed in its place: {', '.join(likely)}"
+        value = value.get(part, problem)  # which no file contains
     if hasattr(model, "model_fields"):
-        allowed = f"a section with {', '.join(model.model_fields)}"
-    return model, allowed
+        section = f"a section with {', '.join(model.model_fields)}"
+        allowed = problem.get("ctx", {}).get("error", section)
+    found = "is missing" if value is problem else f"= {value!r}"
+    return f"{key or 'content'} {found}; allowed: {allowed}"

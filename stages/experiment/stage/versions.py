@@ -6,6 +6,7 @@ that file, so changing any other pin makes no result out of date.
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,19 +18,19 @@ CONSTRAINTS_FILE = Path("constraints.txt")
 CHECKS = ("check_params", "studies.training.check_arms")
 LISTED_FILE = Path("data/versions.json")  # of the main pipeline and the benchmark
 LISTED_FILE_OF_STUDIES = Path("data/studies.json")
-# Packages that compute, draw or write results; another version of one may change the bytes.
-DECISIVE = (
-    "matplotlib",
-    "mnist1d",
-    "numpy",
-    "optuna",
-    "pandas",
-    "pillow",
-    "scikit-learn",
-    "scipy",
-    "torch",
-)
-MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where their names differ
+# Packages that compute, draw or write results, and their modules; another version of one may
+# change the bytes.
+DECISIVE = {
+    "matplotlib": "matplotlib",
+    "mnist1d": "mnist1d",
+    "numpy": "numpy",
+    "optuna": "optuna",
+    "pandas": "pandas",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "scipy": "scipy",
+    "torch": "torch",
+}
 
 
 def check(stage: str) -> None:
@@ -52,15 +53,13 @@ def check(stage: str) -> None:
         raise UserError("\n".join(problems))
 
 
-def pinned(path: Path = CONSTRAINTS_FILE) -> dict[str, str]:
+def pinned() -> dict[str, str]:
     """The pins of the decisive packages, without build tags; a missing one raises UserError."""
-    lines = files.read(path).decode("utf-8").splitlines()
-    pins = (line.partition("#")[0].partition(";")[0].partition("==") for line in lines)
-    found = {
-        name.strip().lower(): pin.strip().partition("+")[0] for name, equals, pin in pins if equals
-    }
-    if missing := [name for name in DECISIVE if name not in found]:
-        raise UserError("\n".join(f"{path}: no line {name}==<version>" for name in missing))
+    lines = files.read(CONSTRAINTS_FILE).decode("utf-8")
+    found = dict(re.findall(r"^([\w.-]+) *== *([\w.!]+)", lines, re.MULTILINE))
+    for name in DECISIVE:
+        if name not in found:
+            raise UserError(f"{CONSTRAINTS_FILE}: no line {name}==<version>")
     return {name: found[name] for name in DECISIVE}
 
 
@@ -73,9 +72,9 @@ def installed(name: str) -> str:
         found = distribution(name)
     except PackageNotFoundError:
         return "none"
-    module = MODULES.get(name, name)
-    spec = find_spec(module)
-    origin = Path(spec.origin or "") if spec else Path()
-    if origin.resolve() != Path(str(found.locate_file(f"{module}/__init__.py"))).resolve():
+    spec = find_spec(DECISIVE[name])
+    origin = Path(str(spec and spec.origin))
+    expected = Path(str(found.locate_file(f"{DECISIVE[name]}/__init__.py")))
+    if origin.resolve() != expected.resolve():
         return f"another in {origin.parent}"
     return found.version.partition("+")[0]

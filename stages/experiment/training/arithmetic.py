@@ -40,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Stacked linear layers, x W^T + b for each replicate, by `matmul`.
 
     Args:
-        x: (R, B, inputs).
+        x: (R, B, inputs), or (B, inputs) for all replicates if they need no gradient.
         weight: (R, outputs, inputs).
         bias: (R, outputs).
 
@@ -52,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (R, n), ascending, and eigenvectors (R, n, n) of G^T G for matrices (R, n, n).
+    """Eigenvalues (R, n), ascending, and eigenvectors (R, n, n) of G^T G for matrices G (R, n, n).
 
     In float32. Each matrix is first scaled to entries of at most 1, so the eigenvalues are
     relative to its largest entry. They are NaN for a matrix that is not finite.
@@ -70,10 +70,7 @@ def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def truncate(matrix: Tensor, rank: int) -> Tensor:
-    """Best approximations of rank `rank` of the matrices (R, n, n), by eigenvectors of G^T G.
-
-    In float32.
-    """
+    """Best approximations of rank `rank` of the matrices G (R, n, n), from G^T G in float32."""
     return projected(matrix, spectrum(matrix)[1][..., -rank:])
 
 

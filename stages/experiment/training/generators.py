@@ -19,10 +19,9 @@ class Generators:
     """
 
     def __init__(self, seed: int) -> None:
-        torchs = torch.Generator().manual_seed(seed).get_state()
         gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
         self._states: tuple[Any, ...] = (
-            torchs,
+            torch.Generator().manual_seed(seed).get_state(),
             MT19937(seed),
             random.Random(seed).getstate(),
             [torch.Generator(f"cuda:{gpu}").manual_seed(seed).get_state() for gpu in gpus],
@@ -31,20 +30,18 @@ class Generators:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Put the generators in place, and the outer ones back at the end."""
-        outside = _exchanged(self._states)
+        self._exchange()
         try:
             yield
         finally:
-            self._states = _exchanged(outside)
+            self._exchange()
 
-
-def _exchanged(states: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Set the states of the global generators, and return those before."""
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    # NumPy's generator is exchanged as an object, since copying its state would take 0.1 ms.
-    before = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate(), on_gpus
-    torch.set_rng_state(states[0])
-    mtrand.set_bit_generator(states[1])
-    random.setstate(states[2])
-    torch.cuda.set_rng_state_all(states[3])
-    return before
+    def _exchange(self) -> None:
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        # NumPy's generator is exchanged as an object, since copying its state would take 0.1 ms.
+        outside = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate(), on_gpus
+        torch.set_rng_state(self._states[0])
+        mtrand.set_bit_generator(self._states[1])
+        random.setstate(self._states[2])
+        torch.cuda.set_rng_state_all(self._states[3])
+        self._states = outside

@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiment.stage.data import Dataset, Split
@@ -82,12 +84,7 @@ def train(
     A replicate is a number that fixes initial weights and batch order. Both come from streams named
     by the replicate, not by the optimizer, so replicate r of two optimizers is a pair.
 
-    Args:
-        config: how to train.
-        network: what to train.
-        data: the training samples.
-        replicates: their numbers.
-        watch: called before every step with the weights, whose `.grad` is the batch's gradient.
+    `watch` is called before every step with the weights, whose `.grad` is the batch's gradient.
 
     Yields:
         The weights, each (R, ...), before training and after every epoch: epochs + 1 times.
@@ -115,49 +112,39 @@ def train(
         optimizer.schedule(config.schedule, config.warmup, steps),
     )
     orders = streams(config.batches).values()
+
+    def gradient(batch: Tensor, replicate: int | None = None) -> Tensor:
+        """Set `.grad` of the weights to the gradient of a batch, and return the loss.
+
+        The batch holds positions (R, B) in the samples. If the position of a replicate is given,
+        the gradients of the others are zero.
+        """
+        for weight in trained:
+            weight.grad = None
+        chosen = slice(None) if replicate is None else slice(replicate, replicate + 1)
+        own, batch = {name: weight[chosen] for name, weight in weights.items()}, batch[chosen]
+        with _one_line(batch.shape[1]):
+            scores = partial(network.training_logits, own, first=replicate or 0)
+            losses = sample_losses(scores(x[batch]), y[batch]).mean(1)
+            if config.noise != 1:
+                everything = sample_losses(scores(x), y).mean(1)
+                losses = config.noise * losses + (1 - config.noise) * everything
+            # Replicates share no weights, so each gets its own gradient from the sum.
+            loss = losses.sum()
+            loss.backward()
+        return loss.detach()
+
     yield weights
     for _ in range(config.epochs):
         order = torch.from_numpy(np.stack([o.permutation(len(y)) for o in orders]))
         for batch in order.to(config.device).split(config.batch_size, dim=1):
-            gradient = partial(compute_gradient, config.noise, network, weights, x, y, batch)
             if not steppers[0].needs_closure:
-                gradient()
+                gradient(batch)
                 if watch is not None:
                     watch(weights)
             for stepper in steppers:
-                stepper.step(gradient)
+                stepper.step(partial(gradient, batch))
         yield weights
-
-
-def compute_gradient(
-    noise: float,
-    network: Network,
-    weights: Weights,
-    x: Tensor,
-    y: Tensor,
-    batch: Tensor,
-    replicate: int | None = None,
-) -> Tensor:
-    """Set `.grad` of the weights (R, ...) to the gradient of a batch, and return the loss.
-
-    The batch holds positions (R, B) in the samples x (N, F) and their classes y (N,). If the
-    position of a replicate is given, the gradients of the others are zero.
-    """
-    for name in network.shapes:
-        weights[name].grad = None
-    if replicate is not None:
-        part = slice(replicate, replicate + 1)
-        weights, batch = {name: weight[part] for name, weight in weights.items()}, batch[part]
-    with _one_line(batch.shape[1]):
-        scores = partial(network.training_logits, weights, first=replicate or 0)
-        losses = sample_losses(scores(x[batch]), y[batch]).mean(1)
-        if noise != 1:
-            everything = sample_losses(scores(x), y).mean(1)
-            losses = noise * losses + (1 - noise) * everything
-        # Replicates share no weights, so each gets its own gradient from the sum.
-        loss = losses.sum()
-        loss.backward()
-    return loss.detach()
 
 
 def tensors(data: Split, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -196,17 +183,6 @@ class Group:
     train_curve: bool = True  # compute the train loss after every epoch, or only the last
     weights: bool = False  # `train_group` returns the last weights, too
 
-    def epochs(self, data: Split) -> tuple[Network, Iterator[Weights]]:
-        """The network, and its weights before training and after every epoch."""
-        network, replicates = self.config.network(data), range(self.first, self.first + self.size)
-        trained = progress.bar(
-            train(self.config, network, data, replicates),
-            total=self.config.epochs + 1,
-            unit="epoch",
-            desc=f"{self.config.hyperparameters}, replicates {self.first} to {replicates[-1]}",
-        )
-        return network, iter(trained)
-
 
 def train_curves(data: Dataset, group: Group) -> Result:
     """Train a group without using the test set.
@@ -237,13 +213,39 @@ def train_group(data: Dataset, group: Group) -> Result:
 
 
 def _trained(data: Dataset, group: Group) -> tuple[Result, Network, Weights]:
-    network, trained = group.epochs(data.train)
+    config, replicates = group.config, range(group.first, group.first + group.size)
+    network = config.network(data.train)
+    epochs = progress.bar(
+        train(config, network, data.train, replicates),
+        total=config.epochs + 1,
+        unit="epoch",
+        desc=f"{config.hyperparameters}, replicates {group.first} to {replicates[-1]}",
+    )
     curves: dict[str, list[Tensor]] = defaultdict(list)
-    for epoch, weights in enumerate(trained):
+    for epoch, weights in enumerate(epochs):
         validation = evaluate(network, weights, data.validation)
         curves["validation_loss_nats"].append(validation.loss)
         curves["validation_accuracy_share"].append(validation.accuracy)
-        if group.train_curve or epoch == group.config.epochs:
+        if group.train_curve or epoch == config.epochs:
             curves["train_loss_nats"].append(evaluate(network, weights, data.train).loss)
     result = {name: torch.stack(values, dim=1) for name, values in curves.items()}
     return result, network, weights
+
+
+def outcomes(curves: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """One row per replicate: its scores at the end, and its best epoch on the validation set.
+
+    The curves are train and validation losses (R, epochs + 1), and test scores (R,), if any.
+    """
+    validation = curves["validation_loss_nats"]
+    table = pd.DataFrame(
+        {
+            "replicate": np.arange(len(validation)),
+            "train_loss_nats": curves["train_loss_nats"][:, -1],
+            "validation_loss_nats": validation[:, -1],
+            "best_validation_loss_nats": validation.min(axis=1),
+            "best_epoch": validation.argmin(axis=1),
+        }
+    )
+    tests = ("test_loss_nats", "test_accuracy_share")
+    return table.assign(**{name: curves[name] for name in tests if name in curves})

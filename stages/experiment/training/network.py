@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
-import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from textwrap import shorten
 from typing import Any
 
@@ -24,6 +21,7 @@ from experiment.stage import plugins
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError, reason
 from experiment.stage.params import Model
+from experiment.training import progress
 from experiment.training.generators import Generators
 
 Weights = dict[str, Tensor]
@@ -31,6 +29,9 @@ Weights = dict[str, Tensor]
 
 class Network(ABC):
     """A network whose weights are stacked along a leading replicate axis.
+
+    Replicate r computes what the layers of `torch.nn` would with its slices `weight[r]` and
+    `bias[r]`; one batched operation serves all replicates.
 
     Attributes:
         shapes: of one replicate's trained weights, by name.
@@ -44,12 +45,21 @@ class Network(ABC):
         """Side n of the smallest square matrix that holds one replicate's gradient."""
         return math.isqrt(sum(map(math.prod, self.shapes.values())) - 1) + 1
 
-    @abstractmethod
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
-        """Draw one replicate from each stream; every weight is (R, ...), replicates first.
+        """Draw one replicate from each stream, as torch's own layers do.
 
-        Tensors whose names are not in `shapes` belong to the network and are not trained.
+        Returns:
+            The weights (R, ...), float32, uniform within 1 / sqrt(fan-in) of zero. Tensors whose
+            names are not in `shapes` belong to the network and are not trained.
+
         """
+        weights: Weights = {}
+        for name, shape in self.shapes.items():
+            unit = self.shapes[name.removesuffix("bias").removesuffix("weight") + "weight"]
+            bound = 1 / math.sqrt(math.prod(unit[1:]))
+            drawn = np.stack([s.uniform(-bound, bound, shape) for s in streams])
+            weights[name] = torch.from_numpy(drawn).float()
+        return weights
 
     @abstractmethod
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
@@ -63,39 +73,12 @@ class Network(ABC):
         return self.logits(weights, x)
 
 
-class StackedNetwork(Network):
-    """A network of linear layers and convolutions, written for stacked weights.
-
-    Replicate r computes what the layers of `torch.nn` would with its slices `weight[r]` and
-    `bias[r]`; one batched operation serves all replicates.
-    """
-
-    def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
-        """Draw weights in the distribution of torch's own layers.
-
-        Returns:
-            Float32, uniform within 1 / sqrt(fan-in) of zero.
-
-        """
-        weights: Weights = {}
-        for name, shape in self.shapes.items():
-            unit = self.shapes[name.removesuffix("bias").removesuffix("weight") + "weight"]
-            bound = 1 / math.sqrt(math.prod(unit[1:]))
-            drawn = np.stack([s.uniform(-bound, bound, shape) for s in streams])
-            weights[name] = torch.from_numpy(drawn).float()
-        return weights
-
-
 class ModuleNetwork(Network):
     """Any `torch.nn.Module` that `torch.func` can stack.
 
     Up to rounding, a replicate equals the same module trained alone. It uses torch's own products,
-    whose last bits may differ between processors.
-
-    Args:
-        create: makes the module; it draws initial weights from the global generators, which are
-            seeded from the stream of a replicate.
-
+    whose last bits may differ between processors. What makes the module draws initial weights from
+    the global generators, which are seeded from the stream of a replicate.
     """
 
     def __init__(self, create: Callable[[], nn.Module]) -> None:
@@ -114,7 +97,7 @@ class ModuleNetwork(Network):
             return self._create(), generators
 
     def initial_weights(self, streams: Sequence[np.random.Generator]) -> Weights:
-        """Draw one module from each stream; its buffers follow its parameters."""
+        """Draw one module from each stream; its buffers come after its parameters."""
         self._replicates = [self.drawn(stream) for stream in streams]
         parameters, buffers = stack_module_state([module for module, _ in self._replicates])
         return {name: tensor.detach() for name, tensor in {**parameters, **buffers}.items()}
@@ -200,12 +183,8 @@ def _called(module: nn.Module, own: Weights, x: Tensor) -> tuple[Tensor, Weights
 def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     """The network that a module of `experiment.networks` makes, tried on a few samples.
 
-    A torch module is stacked if that gives what it computes alone.
-
-    Args:
-        name: name of the module.
-        options: the keys under `model` in params.yaml; the module gets those that it takes.
-        data: the training samples.
+    A torch module is stacked if that gives what it computes alone. Of the options, the keys under
+    `model` in params.yaml, it gets those that it takes.
 
     Raises:
         UserError: there is no such module, it does not take the options, or its network does not
@@ -215,7 +194,7 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
     module = plugins.module("networks", name, "params.yaml: model.name")
     create = module.create
     size = data.inputs, data.classes
-    given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model", *size)
+    given = plugins.arguments(create, options, Model.model_fields, "params.yaml: model")
     where = f"stages/experiment/networks/{name}.py"
     samples = torch.from_numpy(data.x[:3])
 
@@ -252,8 +231,10 @@ def build(name: str, options: Mapping[str, Any], data: Split) -> Network:
             if not torch.allclose(ours, alone, rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise ValueError("it would compute something else than alone")
     except Exception as error:
-        why = shorten(str(error), width=100)
-        _say(f"{where}: slower, one replicate at a time, as torch.func cannot stack it ({why})")
+        progress.note(
+            f"{where}: slower, one replicate at a time, as torch.func cannot stack it "
+            f"({shorten(str(error), width=100)})"
+        )
         return network
     return stacked
 
@@ -266,13 +247,6 @@ def _results(network: Network, x: Tensor) -> list[Tensor]:
     gradients = torch.autograd.grad(scores.square().sum(), trained, materialize_grads=True)
     with torch.no_grad():
         return [scores, network.logits(weights, x), *gradients, *weights.values()]
-
-
-@cache
-def _say(line: str) -> None:
-    """Print a line once, and only in the process that the user started."""
-    if multiprocessing.parent_process() is None:
-        print(line, file=sys.stderr)
 
 
 def sample_losses(logits: Tensor, y: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ Schedule = Callable[[int], float]
 # Computes `.grad` of the weights, of one replicate or of all (None), and returns the loss.
 Gradient = Callable[[int | None], Tensor]
 
-# Steps of a trial; an optimizer may leave the weights as they are for some of them.
+# Steps that `check` takes; an optimizer may leave the weights as they are in some of them.
 TRIAL_STEPS = 10
 
 
 def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
-    """The factor on the learning rate at each step, from 0; None if it is always 1.
+    """The factor on the learning rate at each step; None if it is always 1.
 
     It rises linearly to 1 in the share `warmup` of the steps. From there it stays (`constant`) or
     falls to 0 at the end of the last step (`cosine`, `linear`).
@@ -45,12 +45,8 @@ def schedule(shape: str, warmup: float, steps: int) -> Schedule | None:
         if step < rising:
             return (step + 1) / rising
         done = (step - rising) / max(steps - rising, 1)
-        match shape:
-            case "linear":
-                return 1 - done
-            case "cosine":
-                return (1 + math.cos(math.pi * done)) / 2
-        return 1
+        cosine = (1 + math.cos(math.pi * done)) / 2
+        return {"constant": 1, "linear": 1 - done, "cosine": cosine}[shape]
 
     return factor
 
@@ -65,14 +61,9 @@ def create(
 ) -> list[Stepper]:
     """Optimizers for stacked weights, each (R, ...).
 
-    Args:
-        name: a module in `experiment.optimizers`, or the dotted name of a class or function that
-            takes `(params, lr=...)`, such as `torch.optim.RMSprop`.
-        weights: the trained weights.
-        hyperparameters: its keyword arguments, `lr` among them.
-        where: the key whose value is the name, for messages.
-        streams: the random stream of each replicate's optimizer, by the number of the replicate.
-        factor: the schedule of the learning rate.
+    The name is that of a module in `experiment.optimizers`, or the dotted name of a class or
+    function that takes `(params, lr=...)`, such as `torch.optim.RMSprop`; `where` is the key that
+    has this value, for messages. The streams belong to the numbers of the replicates.
 
     Raises:
         UserError: there is no such optimizer.
@@ -140,7 +131,8 @@ class Stepper:
         self._replicate = replicate
         self._own = ... if replicate is None else replicate  # its part of each weight
         self._generators = generators
-        self._parameters = [nn.Parameter(weight.detach()[self._own]) for weight in weights]
+        self._views = [weight.detach()[self._own] for weight in weights]
+        self._parameters = [nn.Parameter(view) for view in self._views]
         with generators.active():
             made = make(self._parameters)
         self._optimizers = made if isinstance(made, list) else [made]
@@ -164,8 +156,8 @@ class Stepper:
             raise
         except Exception as error:
             self._failed = True
-            for weight in self._weights:
-                weight.detach()[self._own] = torch.nan
+            for view in self._views:
+                view.fill_(torch.nan)
             print(f"{self._description} counts as diverged: {reason(error)}", file=sys.stderr)
 
     def try_step(self, gradient: Gradient) -> None:
@@ -192,10 +184,9 @@ class Stepper:
 
     def _write_back(self) -> None:
         """Copy parameters whose memory the optimizer has replaced, as by `p.data = ...`."""
-        for parameter, weight in zip(self._parameters, self._weights, strict=True):
-            own = weight.detach()[self._own]
-            if parameter.data_ptr() != own.data_ptr():
-                own.copy_(parameter.detach())
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            if parameter.data_ptr() != view.data_ptr():
+                view.copy_(parameter.detach())
 
 
 def check(
@@ -208,13 +199,7 @@ def check(
 ) -> None:
     """Reject an optimizer or hyperparameters that cannot train the network, before training.
 
-    Args:
-        name: of the optimizer, as for `create`.
-        hyperparameters: its keyword arguments, `lr` among them.
-        network: what to train.
-        where: the section that sets them, for messages.
-        scheduled: whether the learning rate has a schedule.
-
+    `where` is the section that sets them, for messages. The other arguments are those of `create`.
     """
     given = {key: value for key, value in hyperparameters.items() if key != "lr"}
     rank = given.get("rank")
@@ -232,7 +217,7 @@ def check(
         # That of half the sum of squares; any other would do.
         for weight in weights:
             weight.grad = weight.detach().clone()
-        return torch.stack([weight.detach().square().sum() / 2 for weight in weights]).sum()
+        return torch.cat([weight.detach().flatten() for weight in weights]).square().sum() / 2
 
     try:
         factor = schedule("linear", 0, TRIAL_STEPS) if scheduled else None

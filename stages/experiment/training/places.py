@@ -17,20 +17,18 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from experiment.stage.errors import UserError
-from experiment.training import progress
 
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own name for it
 PATIENCE = 10  # seconds to wait for a scheduler
-MOST_ON_WINDOWS = 61  # processes; Windows cannot wait for more
+LOST = "a worker process was killed; `dvc repro` goes on from the finished tasks"
 
-# What every process calls with the data and a task, and what it returns of a result.
-Packed = tuple[str, bytes]
-Compute = Callable[[Any, Any], Packed]
+# What every process calls with the data and a task.
+Compute = Callable[[Any, Any], bytes]
 
 
 class Processes:
@@ -48,9 +46,7 @@ class Processes:
             there.close()
             self._workers[here] = worker
 
-    def results(
-        self, compute: Compute, tasks: Mapping[int, object]
-    ) -> Iterator[tuple[int, Packed]]:
+    def results(self, compute: Compute, tasks: Mapping[int, object]) -> Iterator[tuple[int, bytes]]:
         """Hand a task to each free process; raise UserError if a process is lost."""
         waiting = iter(tasks.items())
         free = list(self._workers)
@@ -70,7 +66,7 @@ class Processes:
                         raise answer
                     yield running.pop(worker), answer
         except (EOFError, ConnectionError):
-            raise _lost() from None
+            raise UserError(LOST) from None
 
     def close(self) -> None:
         """Kill the processes."""
@@ -85,7 +81,6 @@ def _serve(connection: Connection, data: object) -> None:
     # Ctrl-C reaches the whole process group: the parent reports it, a worker just exits.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    progress.shown = False
     with suppress(EOFError):
         while True:
             compute, task = connection.recv()
@@ -130,9 +125,7 @@ class Cluster:
             ) from None
         self._data = data
 
-    def results(
-        self, compute: Compute, tasks: Mapping[int, object]
-    ) -> Iterator[tuple[int, Packed]]:
+    def results(self, compute: Compute, tasks: Mapping[int, object]) -> Iterator[tuple[int, bytes]]:
         """Hand out two tasks for each thread; raise UserError if one is lost again and again."""
         from distributed import KilledWorker, as_completed
 
@@ -141,10 +134,8 @@ class Cluster:
         done = 0
         running = as_completed()
         while True:
-            threads = sum(self._client.nthreads().values())
-            for _, (position, task) in zip(
-                range(max(1, 2 * threads) - len(handed_out)), waiting, strict=False
-            ):
+            most = max(1, 2 * sum(self._client.nthreads().values()))
+            for position, task in islice(waiting, max(0, most - len(handed_out))):
                 # As bytes, which the scheduler does not open: it has none of this code.
                 call = pickle.dumps(partial(compute, self._data, task))
                 future = self._client.submit(lambda call: pickle.loads(call)(), call, pure=False)
@@ -160,28 +151,21 @@ class Cluster:
             except KilledWorker:
                 # Dask blames tasks that only waited on a worker, too: try again if others got done.
                 if done == before:
-                    raise _lost() from None
+                    raise UserError(LOST) from None
                 waiting = chain([(position, tasks[position])], waiting)
             except CancelledError:
-                raise _lost() from None
+                raise UserError(LOST) from None
 
     def close(self) -> None:
         """Leave the cluster, which forgets the tasks."""
         self._client.close()
 
 
-def _lost() -> UserError:
-    return UserError("a worker process was killed; `dvc repro` goes on from the finished tasks")
-
-
 def workers() -> int:
-    """Number of processes: EXPERIMENT_WORKERS, or one per core; at most what Windows allows."""
-    asked = os.environ.get("EXPERIMENT_WORKERS")
-    if asked is None:
-        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-        count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    elif not asked.isdecimal() or int(asked) < 1:
+    """Number of processes: EXPERIMENT_WORKERS, or one per core."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    asked = os.environ.get("EXPERIMENT_WORKERS", str(cores or 1))
+    if not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"EXPERIMENT_WORKERS = {asked!r}; allowed: a whole number of at least 1")
-    else:
-        count = int(asked)
-    return min(count, MOST_ON_WINDOWS) if sys.platform == "win32" else count
+    # Windows cannot wait for more than 61.
+    return min(int(asked), 61) if sys.platform == "win32" else int(asked)

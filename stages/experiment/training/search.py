@@ -17,18 +17,13 @@ from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.stage.params import Params
 from experiment.stage.randomness import stream
-from experiment.stage.schema import Interval, SearchInterval
-from experiment.training.loop import Group, RunConfig, evaluate
+from experiment.stage.schema import SearchInterval
+from experiment.training.loop import Group, RunConfig, train_curves
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.work import Result, Work
+from experiment.training.work import Work
 
 Distribution = FloatDistribution | IntDistribution
 Space = Mapping[str, Distribution]
-
-# Proposals are random until this many trials have finished.
-STARTUP_TRIALS = 5
-# Share of an interval, on its search scale, that counts as its edge.
-EDGE = 0.05
 
 
 class Trial(NamedTuple):
@@ -50,20 +45,17 @@ def hyperparameters(
 
 
 def search_space(intervals: Mapping[str, SearchInterval], side: int) -> Space:
-    """What a search varies.
+    """What a search varies, by hyperparameter.
 
-    Args:
-        intervals: by hyperparameter; those of the learning rate and the rank are logarithmic.
-        side: of the gradient matrix; the rank `full` is one less.
-
+    Intervals of the learning rate and the rank are logarithmic. The rank `full` is one less than
+    the side of the gradient matrix.
     """
     space: dict[str, Distribution] = {}
     for name, interval in intervals.items():
         low, high = interval.low, side - 1 if interval.high == "full" else interval.high
         whole = isinstance(low, int) and isinstance(high, int)
         kind = IntDistribution if whole else FloatDistribution
-        log = interval.log if isinstance(interval, Interval) else True
-        space[name] = kind(low, high, log=log)
+        space[name] = kind(low, high, log=getattr(interval, "log", True))
     return space
 
 
@@ -77,12 +69,13 @@ def train_trials(
     replicates: int,
     seed: int,
 ) -> list[Trial]:
-    """Search by training; a trial's loss is the mean over replicates, see `search`."""
+    """Search for the lowest validation loss after the last epoch, the mean over replicates."""
 
     def losses(points: Sequence[Hyperparameters]) -> list[float]:
         runs = [replace(config, hyperparameters={**config.hyperparameters, **p}) for p in points]
-        results = work.run(evaluate_trial, [Group(run, 0, replicates) for run in runs])
-        return [float(result["validation_loss_nats"].mean()) for result in results]
+        groups = [Group(run, 0, replicates, train_curve=False) for run in runs]
+        results = work.run(train_curves, groups)
+        return [float(result["validation_loss_nats"][:, -1].mean()) for result in results]
 
     return search(space, losses, trials=trials, wave=wave, seed=seed)
 
@@ -103,13 +96,6 @@ def table(trials: Sequence[Trial], rank: int | None = None) -> pd.DataFrame:
     return rows
 
 
-def evaluate_trial(data: Dataset, group: Group) -> Result:
-    """Validation loss (R,) of every replicate after the last epoch. The test set is not used."""
-    network, epochs = group.epochs(data.train)
-    *_, last = epochs
-    return {"validation_loss_nats": evaluate(network, last, data.validation).loss}
-
-
 def search(
     space: Space,
     evaluate_wave: Callable[[Sequence[Hyperparameters]], Sequence[float]],
@@ -122,21 +108,22 @@ def search(
 
     Trials are proposed in waves, so that those of one wave can be evaluated at the same time. The
     sampler is reseeded for each wave: a search repeated with known losses proposes the same points,
-    so an interrupted search equals an uninterrupted one.
-
-    Args:
-        space: the search space; an empty one is evaluated once per trial.
-        evaluate_wave: returns the losses of points; NaN or infinite if training diverged.
-        trials: number of points evaluated.
-        wave: number of points proposed at once.
-        seed: root of the sampler's random streams.
-
+    so an interrupted search equals an uninterrupted one. `evaluate_wave` returns the losses of
+    points: NaN or infinite if training diverged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
     done: list[Trial] = []
     while len(done) < trials:
-        study.sampler = _sampler(seed, len(done))
+        # The arguments are explicit because the defaults changed with Optuna 5.
+        study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=5,  # whose proposals are random
+            n_ei_candidates=24,
+            multivariate=True,
+            group=False,
+            constant_liar=True,
+            seed=int(stream(seed, "sampler", len(done)).integers(2**32)),
+        )
         asked = [study.ask(dict(space)) for _ in range(min(wave, trials - len(done)))]
         losses = evaluate_wave([trial.params for trial in asked])
         for trial, loss in zip(asked, losses, strict=True):
@@ -146,36 +133,21 @@ def search(
     return done
 
 
-def _sampler(seed: int, trial: int) -> optuna.samplers.BaseSampler:
-    # The arguments are explicit because the defaults changed with Optuna 5.
-    return optuna.samplers.TPESampler(
-        n_startup_trials=STARTUP_TRIALS,
-        n_ei_candidates=24,
-        multivariate=True,
-        group=False,
-        constant_liar=True,
-        seed=int(stream(seed, "sampler", trial).integers(2**32)),
-    )
-
-
 def on_boundary(space: Space, best: Hyperparameters) -> list[str]:
-    """Names of the parameters whose best value lies at an edge of the search interval.
+    """Names of the hyperparameters whose best value lies at an edge of the search interval.
 
-    An edge is the last 5 % of the interval's length on its search scale; for a whole number, also
-    the value next to the end. A better value may lie beyond it.
+    An edge is the last 5 % of the interval on its search scale; for a whole number, also the value
+    next to the end. A better value may lie beyond it.
     """
     return [name for name, interval in space.items() if _at_edge(interval, best[name])]
 
 
 def _at_edge(interval: Distribution, value: float) -> bool:
-    if (
-        isinstance(interval, IntDistribution)
-        and min(value - interval.low, interval.high - value) <= 1
-    ):
-        return True
     scale = math.log if interval.log else float
     low, high, at = scale(interval.low), scale(interval.high), scale(value)
-    return min(at - low, high - at) <= EDGE * (high - low)
+    if isinstance(interval, IntDistribution) and value in (interval.low + 1, interval.high - 1):
+        return True
+    return min(at - low, high - at) <= 0.05 * (high - low)
 
 
 def read_best(params: Params, optimizer: str) -> Hyperparameters:
@@ -184,12 +156,8 @@ def read_best(params: Params, optimizer: str) -> Hyperparameters:
     best = files.read_json(path, "best")["best"]
     fixed, searched = hyperparameters(params, optimizer)
     names = searched.keys() | fixed.keys() & {"rank"}
-    if (
-        not isinstance(best, dict)
-        or best.keys() != names
-        or not all(type(value) in (int, float) for value in best.values())
-        or best["lr"] <= 0
-    ):
+    numbers = isinstance(best, dict) and all(type(one) in (int, float) for one in best.values())
+    if not numbers or best.keys() != names or best["lr"] <= 0:
         allowed = ", ".join(sorted(names))
         raise UserError(
             f"{path}: best = {best!r}; allowed: a number for each of {allowed}, lr above 0"

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from experiment.stage.data import Split
+from experiment.stage.data import Dataset, Split
 from experiment.stage.randomness import stream
 from experiment.training.arithmetic import projected, spectrum, sqrt
 from experiment.training.loop import RunConfig, evaluate, tensors, train
@@ -33,13 +33,6 @@ CHUNK = 2_000
 JUDGES = 4_000
 # Number of batches per epoch for which a step is taken; the rest are only for the cosines.
 STEPS = 4
-
-
-class Samples(NamedTuple):
-    """The training samples, and fresh ones from the same generator."""
-
-    train: Split
-    fresh: Split
 
 
 @dataclass(frozen=True)
@@ -59,10 +52,9 @@ def flat_gradient(network: Network, weights: Weights, x: Tensor, y: Tensor) -> T
 
     The samples are (R, B, inputs) with classes (R, B), or (B, inputs) and (B,) for all replicates.
     """
-    names = list(weights)
     total = torch.zeros(())
     for part_x, part_y in zip(x.split(CHUNK, dim=-2), y.split(CHUNK, dim=-1), strict=True):
-        detached = {name: weights[name].detach().requires_grad_() for name in names}
+        detached = {name: one.detach().requires_grad_() for name, one in weights.items()}
         losses = sample_losses(network.logits(detached, part_x), part_y).sum(1) / y.shape[-1]
         found = torch.autograd.grad(losses.sum(), list(detached.values()))
         total = total + torch.cat([part.flatten(1) for part in found], dim=1)
@@ -118,11 +110,11 @@ class Moments:
         return (mean / (1 - BETA1**count)) / (sqrt(square / (1 - BETA2**count)) + EPS)
 
 
-def analyse(data: Samples, task: GradientTask) -> Result:
+def analyse(data: Dataset, task: GradientTask) -> Result:
     """Measure gradients and updates after each of the task's epochs.
 
     Args:
-        data: training samples, and fresh ones to compare with.
+        data: `train` holds the training samples, `test` fresh ones from the same generator.
         task: what to analyse.
 
     Returns:
@@ -146,7 +138,6 @@ def analyse(data: Samples, task: GradientTask) -> Result:
     trained = train(task.config, network, data.train, replicates, moments.step)
     for epoch, weights in enumerate(trained):
         if epoch in task.epochs:
-            here: dict[str, list[Tensor]] = defaultdict(list)
             batches = _batches(data, task, network, epoch, weights)
             for number, (flat, bar, population) in enumerate(batches):
                 measured = _truncation(flat, bar, population, task.ranks, orders)
@@ -154,24 +145,29 @@ def analyse(data: Samples, task: GradientTask) -> Result:
                     updates = moments.updates(flat)
                     measured |= _steps(data, task, network, weights, updates)
                 for name, value in measured.items():
-                    here[name].append(value)
-            for name, values in here.items():
-                found[name].append(torch.stack(values, dim=1))
-    return {name: torch.stack(values, dim=1).double().cpu() for name, values in found.items()}
+                    found[name].append(value)
+    by_epoch = (len(task.epochs), -1)
+    return {
+        name: torch.stack(values, dim=1).unflatten(1, by_epoch).double().cpu()
+        for name, values in found.items()
+    }
 
 
 def _orders(task: GradientTask, network: Network) -> Tensor:
     """One permutation of the coordinates per replicate, (R, P)."""
     coordinates = sum(map(math.prod, network.shapes.values()))
-    drawn = [
-        stream(task.config.seed, "studies, permuted", replicate).permutation(coordinates)
-        for replicate in range(task.first, task.first + task.size)
-    ]
+    drawn = [own.permutation(coordinates) for own in _streams(task, "studies, permuted")]
     return torch.from_numpy(np.stack(drawn)).to(task.config.device)
 
 
+def _streams(task: GradientTask, name: str, *key: int) -> list[np.random.Generator]:
+    """A random stream of each replicate."""
+    replicates = range(task.first, task.first + task.size)
+    return [stream(task.config.seed, name, replicate, *key) for replicate in replicates]
+
+
 def _batches(
-    data: Samples, task: GradientTask, network: Network, epoch: int, weights: Weights
+    data: Dataset, task: GradientTask, network: Network, epoch: int, weights: Weights
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Gradients (R, P) of random batches, each with those of all training and all fresh samples.
 
@@ -181,14 +177,10 @@ def _batches(
     device = task.config.device
     x, y = tensors(data.train, device)
     bar = flat_gradient(network, weights, x, y)
-    population = flat_gradient(network, weights, *tensors(data.fresh, device))
+    population = flat_gradient(network, weights, *tensors(data.test, device))
     for number in range(task.batches):
-        drawn = [
-            stream(task.config.seed, "studies, gradients", replicate, epoch, number).choice(
-                len(y), task.config.batch_size, replace=False
-            )
-            for replicate in range(task.first, task.first + task.size)
-        ]
+        streams = _streams(task, "studies, gradients", epoch, number)
+        drawn = [own.choice(len(y), task.config.batch_size, replace=False) for own in streams]
         batch = torch.from_numpy(np.stack(drawn)).to(device)
         flat = flat_gradient(network, weights, x[batch], y[batch])
         noise = task.config.noise
@@ -213,27 +205,26 @@ def _truncation(
 
 @torch.no_grad()
 def _steps(
-    data: Samples, task: GradientTask, network: Network, weights: Weights, updates: Tensor
+    data: Dataset, task: GradientTask, network: Network, weights: Weights, updates: Tensor
 ) -> dict[str, Tensor]:
     """What truncation does to Adam's updates, (R, K) each."""
-    judges = {
-        "fresh": Split(data.fresh.x[:JUDGES], data.fresh.y[:JUDGES]),
-        "train": data.train,
-    }
     lr = float(task.config.hyperparameters["lr"])
     norms = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
     steps = updates * (lr * norms[:1] / norms)
-    losses: dict[str, list[Tensor]] = defaultdict(list)
     sizes = [weight[0].numel() for weight in weights.values()]
-    for step in steps:
-        moved = {
+    moved = [
+        {
             name: weight - part.view_as(weight)
             for (name, weight), part in zip(weights.items(), step.split(sizes, -1), strict=True)
         }
-        for name, judge in judges.items():
-            losses[name].append(evaluate(network, moved, judge).loss)
-    loss = {name: torch.stack(values) for name, values in losses.items()}
-    return {f"step_loss_{name}": (after[1:] - after[:1]).T for name, after in loss.items()}
+        for step in steps
+    ]
+    fresh = Split(data.test.x[:JUDGES], data.test.y[:JUDGES])
+    found = {}
+    for name, judge in {"fresh": fresh, "train": data.train}.items():
+        loss = torch.stack([evaluate(network, one, judge).loss for one in moved])
+        found[f"step_loss_{name}"] = (loss[1:] - loss[:1]).T
+    return found
 
 
 def noise_energy(side: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:

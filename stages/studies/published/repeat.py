@@ -11,32 +11,15 @@ from numpy.typing import NDArray
 from experiment.datasets import mnist1d
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
-from experiment.stage.data import Dataset, Split
+from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
 from experiment.training.network import build
 from experiment.training.work import Work, merged
-from studies.published.protocol import SOURCES, FinalRun, Protocol, repeat
+from studies.published.protocol import SOURCES, Repetition, repeat
 from studies.published.reported import OUTCOMES, REPORTED
 from studies.training.arms import SETTINGS, ProtocolConfig
 
-
-def tasks(seed: int, given: ProtocolConfig, training_samples: tuple[int, ...]) -> list[Protocol]:
-    """One repetition of the experiment per sampler."""
-    settings = given.model_dump(
-        include={"trials", "tune_samples", "tune_epochs", "tune_batch_size", "epochs", "batch_size"}
-    )
-    return [
-        Protocol(
-            seed=seed,
-            sampler=sampler,
-            hidden=tuple(given.hidden),
-            lr=(given.lr.low, given.lr.high),
-            rank=(given.rank.low, given.rank.high),
-            training_samples=training_samples,
-            **settings,
-        )
-        for sampler in range(given.samplers)
-    ]
+QUANTILES = {"5th_percentile": 0.05, "median": 0.5, "95th_percentile": 0.95}
 
 
 def samplers(
@@ -46,39 +29,21 @@ def samplers(
 
     The hyperparameters are those that its searches found, or those that were published.
     """
-    count = len(found["adam_lr"])
     columns: dict[str, object] = {
         "data": data_set,
         "training_samples": training_samples,
         "hyperparameters": source,
-        "sampler": np.arange(count),
+        "sampler": np.arange(len(found["adam_lr"])),
     }
     for optimizer, reported in REPORTED.items():
         for name, value in reported.items():
             key = f"{optimizer}_{name}"
-            values = np.full(count, value) if source == "reported" else found[key]
-            columns[key] = values.astype(int) if name == "rank" else values
-        run = FinalRun(optimizer, source, training_samples)
-        columns[f"{optimizer}_last_loss_nats"] = found[run.loss][:, -1]
-        columns[f"{optimizer}_best_loss_nats"] = found[run.loss].min(axis=1)
-        columns[f"{optimizer}_last_accuracy_share"] = found[run.accuracy]
-    return pd.DataFrame(columns)
-
-
-def searches_found(part: pd.DataFrame, highest_rank: int) -> dict[str, float]:
-    """The distribution of the hyperparameters that the searches found."""
-    row: dict[str, float] = {}
-    for optimizer, hyperparameters in REPORTED.items():
-        for name, reported in hyperparameters.items():
-            key = f"{optimizer}_{name}"
-            low, median, high = np.quantile(part[key], [0.05, 0.5, 0.95]).tolist()
-            row |= {
-                f"{key}_5th_percentile": low,
-                f"{key}_median": median,
-                f"{key}_95th_percentile": high,
-                f"{key}_reported": reported,
-            }
-    return row | {"highest_rank_share": float((part["lrg_adam_rank"] == highest_rank).mean())}
+            columns[key] = value if source == "reported" else found[key]
+        run = f"{optimizer} {source} {training_samples}"
+        columns[f"{optimizer}_last_loss_nats"] = found[f"loss {run}"][:, -1]
+        columns[f"{optimizer}_best_loss_nats"] = found[f"loss {run}"].min(axis=1)
+        columns[f"{optimizer}_last_accuracy_share"] = found[f"accuracy {run}"]
+    return pd.DataFrame(columns).astype({"lrg_adam_rank": int})
 
 
 def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float]]:
@@ -88,14 +53,17 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
     for (data_set, training_samples, hyperparameters), part in groups:
         row: dict[str, float] = {"samplers": len(part)}
         if hyperparameters == "searched":
-            row |= searches_found(part, highest_rank)
+            for optimizer, reported in REPORTED.items():
+                for name, value in reported.items():
+                    key = f"{optimizer}_{name}"
+                    for label, share in QUANTILES.items():
+                        row[f"{key}_{label}"] = float(np.quantile(part[key], share))
+                    row[f"{key}_reported"] = value
+            row["highest_rank_share"] = float((part["lrg_adam_rank"] == highest_rank).mean())
         for outcome in OUTCOMES:
             interval = mean_interval(part[f"lrg_adam_{outcome}"] - part[f"adam_{outcome}"])
-            row |= {
-                f"{outcome}_difference": float(interval.mean),
-                f"{outcome}_difference_low": float(interval.low),
-                f"{outcome}_difference_high": float(interval.high),
-            }
+            for suffix, end in zip(("", "_low", "_high"), interval, strict=True):
+                row[f"{outcome}_difference{suffix}"] = float(end)
         found[f"{data_set}_{training_samples}_training_samples_{hyperparameters}"] = row
     return found
 
@@ -103,33 +71,33 @@ def summary(table: pd.DataFrame, highest_rank: int) -> dict[str, dict[str, float
 def main() -> None:
     """Write metrics/studies/published.csv and .json."""
     given = ProtocolConfig.model_validate(files.read_json(SETTINGS / "published.json"))
-    arrays = mnist1d.published()
-    test = Split(arrays["x_test"], arrays["y_test"])
-    published = Dataset(Split(arrays["x"], arrays["y"]), test, test)
-    train, validation = mnist1d.offline(given.offline_samples)
+    train, test = mnist1d.published()
+    published = Dataset(train, test, test)
+    train, validation = mnist1d.generated(num_samples=given.offline_samples)
     offline = Dataset(train, validation, validation)
     # The published rows, and those that mnist1d generates when it cannot download them.
     data_sets = {
-        "published": (published, tuple(given.training_samples)),
-        "offline": (offline, (len(train.y),)),
+        "published": (published, given.training_samples),
+        "offline": (offline, [len(train.y)]),
     }
-    rows = published.train
-    side = build("mlp", {"hidden": given.hidden}, rows).matrix_side
-    if given.rank.high > side:
-        raise UserError(f"published.rank.high = {given.rank.high}; allowed: at most {side}")
+    side = build("mlp", {"hidden": given.hidden}, published.train).matrix_side
+    high = given.rank.high
+    if not isinstance(high, int) or high > side:
+        raise UserError(f"published.rank.high = {high}; allowed: at most {side}")
     tables = []
-    for name, (dataset, training_samples) in data_sets.items():
+    for name, (dataset, counts) in data_sets.items():
+        # A task does not name the number of samplers, so kept results outlive a change of it.
+        one = given.model_copy(update={"samplers": 1, "training_samples": counts})
+        tasks = [Repetition(one, high, sampler) for sampler in range(given.samplers)]
         task = f"studies_published_{name}"
-        with Work(task, dataset, device="cpu", total=given.samplers, unit="sampler") as work:
-            results = merged(work.run(repeat, tasks(given.seed, given, training_samples)))
-            found = {key: tensor.numpy() for key, tensor in results.items()}
-            tables += [
-                samplers(found, name, n, source) for n in training_samples for source in SOURCES
-            ]
+        with Work(task, dataset, device="cpu", total=len(tasks), unit="sampler") as work:
+            results = merged(work.run(repeat, tasks))
+        found = {key: tensor.numpy() for key, tensor in results.items()}
+        tables += [samplers(found, name, count, source) for count in counts for source in SOURCES]
     table = pd.concat(tables, ignore_index=True)
     finite = np.isfinite(table.select_dtypes("number")).all(axis=1)
     if not finite.all():
         diverged = sorted(table.loc[~finite, "sampler"].unique().tolist())
         raise UserError(f"published: final trainings diverged, of samplers {diverged}")
     files.write_csv(Path("metrics/studies/published.csv"), table)
-    files.write_json(Path("metrics/studies/published.json"), summary(table, given.rank.high))
+    files.write_json(Path("metrics/studies/published.json"), summary(table, high))

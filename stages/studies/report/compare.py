@@ -1,7 +1,5 @@
 """Compare the arms of one study with their baselines, and plot differences and curves."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 
@@ -12,13 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiment.report.figures import VERDICTS, differences, line_with_band, panels, series
-from experiment.report.measures import MEASURES, PRIMARY
+from experiment.report.measures import CURVE, MEASURES, PRIMARY
 from experiment.report.statistics import MeanInterval, mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
 from studies.report.export import markdown
-from studies.report.tables import comparisons, final_curves, of_measure
-from studies.training.arms import Arms, read_arms, read_own
+from studies.report.tables import comparisons
+from studies.training.arms import Arms, read_arms, read_own, result_file
 
 
 def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
@@ -37,7 +35,8 @@ def draw(known: Arms, table: pd.DataFrame, margin: float) -> Figure:
     places = product(parts, MEASURES.items())
     for number, (one, (part, (name, measure))) in enumerate(zip(axes, places, strict=True)):
         _draw_measure(one, known, part, name, margin)
-        one.set_yticklabels([] if number % len(MEASURES) else _row_labels(known, part))
+        if number % len(MEASURES):
+            one.set_yticklabels([])
         one.set_title(measure.label if number < len(MEASURES) else "")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4)
@@ -53,66 +52,50 @@ def _draw_measure(
     axes: Axes, known: Arms, table: pd.DataFrame, measure: str, margin: float
 ) -> None:
     arms = [name for name in known if name in set(table["arm"])][::-1]
-    several = _several(table)
+    # An arm that is compared with several others has its own points for each.
+    several = table.groupby("arm")["against"].nunique().max() > 1
     within = f"within {100 * margin:g} % of the baseline's mean"
     axes.axvspan(-100 * margin, 100 * margin, color="0.9", linewidth=0, zorder=0, label=within)
-    groups = [rows for _, rows in of_measure(table, measure).groupby("against", sort=False)]
-    if not several:
-        groups = [pd.concat(groups)]
-    for i, rows in enumerate(groups):
+    rows = table[table["measure"] == measure]
+    groups = rows.groupby("against" if several else "measure", sort=False)
+    for i, (base, part) in enumerate(groups):
         middle = (len(groups) - 1) / 2
-        y = [arms.index(arm) + 0.6 / len(groups) * (middle - i) for arm in rows["arm"]]
-        first = rows.iloc[0]
-        label = f"against {known[first['against']].label} at {first['lr_against']:g}"
-        ends = [rows[name] for name in ("difference", "interval_low", "interval_high")]
-        percent = MeanInterval(*(100 * np.array(end / rows["mean_against"]) for end in ends))
-        differences(axes, percent, y, label=label if several else None, **series(i))
-        for height, verdict in zip(y, rows["verdict"], strict=True):
+        y = [arms.index(arm) + 0.6 / len(groups) * (middle - i) for arm in part["arm"]]
+        lr = part["lr_against"].iloc[0]
+        label = f"against {known[str(base)].label} at {lr:g}" if several else None
+        ends = (part[name] for name in ("difference", "interval_low", "interval_high"))
+        percent = MeanInterval(*(100 * np.array(end / part["mean_against"]) for end in ends))
+        differences(axes, percent, y, label=label, **series(i))
+        for height, verdict in zip(y, part["verdict"], strict=True):
             style = {"color": VERDICTS[verdict], "fontsize": 8, "va": "center"}
             axes.text(1.01, height, verdict, style, transform=axes.get_yaxis_transform())
+    labels = {}
+    for row in rows.itertuples():
+        edge = ", the edge of its grid" if row.lr_on_boundary else ""
+        against = "" if several else f"; {known[row.against].label} at {row.lr_against:g}"
+        labels[row.arm] = f"{row.label}\nlearning rate {row.lr:g}{edge}{against}"
     better = "left" if MEASURES[measure].lower_is_better else "right"
     bases = set(table["against"])
     name = f"{known[bases.pop()].label}'s" if len(bases) == 1 else "the baseline's"
-    axes.set(
-        xlabel=f"difference in % of {name} mean\n(better to the {better})",
-        yticks=range(len(arms)),
-        ylim=(-0.6, len(arms) - 0.4),
-    )
+    axes.set(xlabel=f"difference in % of {name} mean\n(better to the {better})")
+    axes.set(ylim=(-0.6, len(arms) - 0.4))
+    axes.set_yticks(range(len(arms)), [labels[name] for name in arms])
     axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _several(table: pd.DataFrame) -> bool:
-    """Whether an arm is compared with several others, each of which then has its own points."""
-    return bool(table.groupby("arm")["against"].nunique().max() > 1)
-
-
-def _row_labels(known: Arms, table: pd.DataFrame) -> list[str]:
-    """Arms from bottom to top, with their learning rates and those of a single baseline."""
-    found = {}
-    for row in table.drop_duplicates("arm").itertuples():
-        edge = ", the edge of its grid" if row.lr_on_boundary else ""
-        lr = f"learning rate {row.lr:g}{edge}"
-        if not _several(table):
-            lr += f"; {known[row.against].label} at {row.lr_against:g}"
-        found[row.arm] = f"{row.label}\n{lr}"
-    return [found[name] for name in known if name in found][::-1]
 
 
 def draw_curves(known: Arms, study: str) -> Figure:
     """Mean validation loss by epoch with its interval: a panel per baseline, its arms in it."""
-    of_study = {name: arm.against for name, arm in known.items() if arm.study == study}
     groups: dict[str, list[str]] = {}
-    for name, against in of_study.items():
-        for base in against[:1]:
-            lines = groups.setdefault(base, [])
-            lines += [one for one in (*against, name) if one not in lines]
+    for name, arm in known.items():
+        if arm.study == study and arm.against:
+            groups.setdefault(arm.against[0], []).extend([*arm.against, name])
     rows = -(-len(groups) // 2)
     figure, every = panels(len(groups), rows)
     figure.set_size_inches(7 * min(len(groups), 2), 4 * rows)
     for axes, (base, names) in zip(every, groups.items(), strict=True):
         early = []
-        for i, name in enumerate(names):
-            curves = final_curves(name)
+        for i, name in enumerate(dict.fromkeys(names)):
+            curves = np.array(list(files.read_json(result_file(name), CURVE)[CURVE].values()))
             interval = mean_interval(curves)
             early.append(interval.mean[len(interval.mean) // 5])
             epochs = range(len(interval.mean))
@@ -154,7 +137,7 @@ def main(study: str) -> None:
                 "interval_95": [row.interval_low, row.interval_high],
                 "verdict": row.verdict,
             }
-            for row in of_measure(table, PRIMARY).itertuples()
+            for row in table[table["measure"] == PRIMARY].itertuples()
         }
         files.write_json(Path(f"metrics/own/{study}.json"), summary)
         print(markdown(table))

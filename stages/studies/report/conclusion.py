@@ -7,9 +7,7 @@ excludes zero. How large an effect is, and whether it is below the margin, stand
 that can rest on several arms or ranks holds if one of them does, and is refuted if all are.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +17,7 @@ from experiment.report.measures import PRIMARY
 from experiment.report.statistics import ALPHA, holm
 from experiment.stage import files
 from experiment.stage.params import Data, Params, read_params
-from studies.report.tables import (
-    compare,
-    final_replicates,
-    gradient_tables,
-    of_measure,
-    read_comparisons,
-)
+from studies.report.tables import compare, gradient_tables, read_comparisons
 from studies.training.arms import (
     BASELINE,
     NOISY_BASELINE,
@@ -55,35 +47,19 @@ NOISIER = {
 }
 
 
-def against(study: str, baseline: str) -> pd.DataFrame:
-    """The comparisons of a study with one arm on the primary measure, by the other arm.
-
-    A comparison of that arm with another one is mirrored.
-    """
-    table = of_measure(read_comparisons(Path(f"metrics/studies/{study}.csv")), PRIMARY)
-    mirrored = table[table["arm"] == baseline]
-    mirrored = mirrored.assign(
-        arm=mirrored["against"],
-        difference=-mirrored["difference"],
-        interval_low=-mirrored["interval_high"],
-        interval_high=-mirrored["interval_low"],
-        verdict=mirrored["verdict"].replace({"better": "worse", "worse": "better"}),
-    )
-    return pd.concat([table[table["against"] == baseline], mirrored]).set_index("arm")
-
-
 def state(shown: int, needed: int) -> str:
     """What the sign that is shown, or 0, says about an effect that needs one."""
     return {needed: "holds", -needed: "refuted"}.get(shown, "not shown")
 
 
-def together(states: Collection[str]) -> str:
+def together(effects: Mapping[Any, Evidence]) -> str:
     """The state of a link that holds if one of several effects does."""
+    states = {one["state"] for one in effects.values()}
     if not states:
         return "not measured"
     if "holds" in states:
         return "holds"
-    return "refuted" if set(states) == {"refuted"} else "not shown"
+    return "refuted" if states == {"refuted"} else "not shown"
 
 
 def evidence(difference: float, low: float, high: float, p_value: float, verdict: str) -> Evidence:
@@ -115,13 +91,21 @@ def less_noise(arm: ArmConfig, adam: ArmConfig, data_sets: dict[str, Data]) -> s
 def noise_hurts(arms: Arms, case: Case) -> Evidence:
     """Compare Adam with less noise to Adam, each at its best learning rate."""
     adam, data_sets = arms[case.baseline].train, read_data_sets()
+    table = read_comparisons(Path(f"metrics/studies/{case.noise}.csv"))
     found = {}
-    for name, row in against(case.noise, case.baseline).iterrows():
+    for row in table[table["measure"] == PRIMARY].itertuples():
+        numbers = (row.difference, row.interval_low, row.interval_high)
+        if row.against == case.baseline:
+            name, verdict = row.arm, row.verdict
+        elif row.arm == case.baseline:  # the comparison is mirrored
+            name = row.against
+            numbers = (-row.difference, -row.interval_high, -row.interval_low)
+            verdict = {"better": "worse", "worse": "better"}.get(row.verdict, row.verdict)
+        else:
+            continue
         if kind := less_noise(arms[name].train, adam, data_sets):
-            numbers = row[["difference", "interval_low", "interval_high", "p_value", "verdict"]]
-            found[name] = {"less": kind, **evidence(*numbers)}
-    states = [one["state"] for one in found.values()]
-    return {"state": together(states), "less_noise_minus_adam": found}
+            found[name] = {"less": kind, **evidence(*numbers, row.p_value, verdict)}
+    return {"state": together(found), "less_noise_minus_adam": found}
 
 
 def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> Evidence:
@@ -153,7 +137,7 @@ def along_every_trajectory(table: pd.DataFrame, quantity: str, needed: int) -> E
             "below_zero_after_epochs": [int(one) for one in single["epoch"][single["high"] < 0]],
         }
     return {
-        "state": together([one["state"] for one in by_rank.values()]),
+        "state": together(by_rank),
         "ranks": [rank for rank, one in by_rank.items() if one["state"] == "holds"],
         "by_rank": by_rank,
     }
@@ -164,26 +148,22 @@ def it_pays(params: Params, arms: Arms, case: Case) -> Evidence:
 
     Only this rank's test losses are used, so its verdict is not corrected for a family.
     """
-    ranks = {
-        name: arm.train.hyperparameters["rank"]
+    losses = {
+        name: tuned(name)["validation_loss_nats"]
         for name, arm in arms.items()
         if (arm.study, arm.train.optimizer) == (case.ranks, "lrg_adam")
         and case.baseline in arm.against
-    }
-    losses = {
-        name: tuned(name)["validation_loss_nats"]
-        for name, rank in ranks.items()
-        if rank < tuned(name)["matrix_side"]
+        and arm.train.hyperparameters["rank"] < tuned(name)["matrix_side"]
     }
     if not losses:
         return {"state": "not measured"}
     chosen = min(losses, key=losses.__getitem__)
-    both = {name: final_replicates(name) for name in (chosen, case.baseline)}
-    found = compare(params, chosen, case.baseline, PRIMARY, both)
+    rank = arms[chosen].train.hyperparameters["rank"]
+    found = compare(params, chosen, case.baseline, PRIMARY)
     link = evidence(found.mean_difference, found.low, found.high, found.p_value, found.verdict)
     return link | {
-        "ranks": [ranks[chosen]] if link["state"] == "holds" else [],
-        "rank_chosen_on_validation": ranks[chosen],
+        "ranks": [rank] if link["state"] == "holds" else [],
+        "rank_chosen_on_validation": rank,
         "validation_loss_nats": float(losses[chosen]),
     }
 
@@ -226,10 +206,9 @@ def main() -> None:
     """Write metrics/conclusion.json."""
     params = read_params()
     arms = read_arms()
-    studies = {arm.study for arm in arms.values()}
     noisier = {
         name: argument(params, arms, case)
         for name, case in NOISIER.items()
-        if case.ranks in studies
+        if any(arm.study == case.ranks for arm in arms.values())
     }
     files.write_json(Path("metrics/conclusion.json"), {**argument(params, arms, MAIN), **noisier})

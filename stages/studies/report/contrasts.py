@@ -1,7 +1,5 @@
 """How much an effect of the filter differs between two settings, or from that of another change."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -16,20 +14,15 @@ from studies.training.arms import read_arms
 
 # Each effect is a pair of arms, the first minus the second; a contrast is the first effect minus
 # the second.
+DEFICIT = ("rank_20", "adam")
 CONTRASTS = {
-    "shuffled pixels, on rank 20's deficit": (
-        ("shuffled_rank_20", "shuffled_adam"),
-        ("rank_20", "adam"),
-    ),
-    "20 % wrong labels, on rank 20's deficit": (
-        ("flipped_rank_20", "flipped_adam"),
-        ("rank_20", "adam"),
-    ),
+    "shuffled pixels, on rank 20's deficit": (("shuffled_rank_20", "shuffled_adam"), DEFICIT),
+    "20 % wrong labels, on rank 20's deficit": (("flipped_rank_20", "flipped_adam"), DEFICIT),
     "twice the noise of batches, on rank 20's deficit": (
         ("double_rank_20", "noise_double"),
-        ("rank_20", "adam"),
+        DEFICIT,
     ),
-    "rank 20's deficit, beyond RMSprop's": (("rank_20", "adam"), ("yardstick_rmsprop", "adam")),
+    "rank 20's deficit, beyond RMSprop's": (DEFICIT, ("yardstick_rmsprop", "adam")),
 }
 
 
@@ -44,11 +37,8 @@ def contrasts(params: Params) -> pd.DataFrame:
     for name, (effect, other) in CONTRASTS.items():
         if not {*effect, *other} <= known.keys():
             continue
-        table = pd.concat(
-            {arm: final_replicates(arm)[PRIMARY] for arm in (*effect, *other)},
-            axis=1,
-            join="inner",
-        )
+        table = pd.DataFrame({arm: final_replicates(arm)[PRIMARY] for arm in (*effect, *other)})
+        table = table.dropna()
         first, second = (table[arm] - table[base] for arm, base in (effect, other))
         margin = params.compare.margin * table[other[1]].mean()
         rng = stream(params.seed, "studies, contrasts", name)

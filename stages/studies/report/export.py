@@ -1,7 +1,5 @@
 """Print a study's table as Markdown and as LaTeX: python stages studies.report.export STUDY."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -44,13 +42,8 @@ def markdown(table: pd.DataFrame) -> str:
     return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
-def latex(table: pd.DataFrame) -> str:
-    """A table of comparisons in LaTeX, for the package booktabs."""
-    return cells(table).to_latex(index=False, escape=True)
-
-
 def main(study: str) -> None:
-    """Print the table of a study, of arms.yaml or of own.yaml, that has been compared."""
+    """Print the table of a compared study, of arms.yaml or of own.yaml; LaTeX needs booktabs."""
     paths = [Path(f"metrics/{folder}/{study}.csv") for folder in ("studies", "own")]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
@@ -58,4 +51,4 @@ def main(study: str) -> None:
             f"study = {study!r}; allowed: one that has a table, {paths[0]} or {paths[1]}"
         )
     table = read_comparisons(path)
-    print(markdown(table), latex(table), sep="\n\n")
+    print(markdown(table), cells(table).to_latex(index=False, escape=True), sep="\n\n")

@@ -1,7 +1,5 @@
 """How sensitive Adam and several ranks are to the learning rate, and what filtering resembles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiment.report.figures import SERIES, line_with_band, panels
-from experiment.report.statistics import ALPHA, RESAMPLES, MeanInterval, mean_interval
+from experiment.report.statistics import ALPHA, RESAMPLES, Floats, MeanInterval, mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
 from experiment.stage.randomness import stream
@@ -21,20 +19,17 @@ DRAWN = ("adam", "rank_80", "rank_20", "rank_5", "rank_1")
 # A learning rate is good enough if its loss is within this share of the lowest.
 TOLERANCE = 0.05
 LOSSES = ("validation_loss_nats", "train_loss_nats")
+Curves = dict[str, Floats]
 
 
-def grid(arm: str) -> dict[str, NDArray[np.float64]]:
+def grid(arm: str) -> Curves:
     """The tuning of an arm: `lr` (L,), and both losses (replicates, L)."""
-    table = tuning(arm)
-    wide = table.pivot(index="replicate", columns="lr", values=list(LOSSES))
-    return {"lr": np.array(sorted(set(table["lr"])))} | {
-        loss: wide[loss].to_numpy() for loss in LOSSES
-    }
+    wide = tuning(arm).pivot(index="replicate", columns="lr")
+    losses = {loss: wide[loss].to_numpy() for loss in LOSSES}
+    return {"lr": wide[LOSSES[0]].columns.to_numpy(), **losses}
 
 
-def best_range(
-    lr: NDArray[np.float64], loss: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[float, float]:
+def best_range(lr: Floats, loss: Floats, rng: np.random.Generator) -> tuple[float, float]:
     """95 % bootstrap interval of the best learning rate, over the seeds of the tuning.
 
     Args:
@@ -49,7 +44,7 @@ def best_range(
     return float(low), float(high)
 
 
-def good_range(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float]:
+def good_range(lr: Floats, loss: Floats) -> tuple[float, float]:
     """The range around the best learning rate where the loss is at most TOLERANCE higher.
 
     Losses are interpolated linearly over the logarithm of the learning rate. The range never
@@ -59,58 +54,50 @@ def good_range(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[floa
     curve = np.interp(fine, np.log10(lr), np.nan_to_num(loss, nan=1e9, posinf=1e9))
     good = curve <= (1 + TOLERANCE) * curve.min()
     best = int(curve.argmin())
-    low = best + 1 - _first_run(good[best::-1])
-    high = best - 1 + _first_run(good[best:])
+    low = best + 1 - np.logical_and.accumulate(good[best::-1]).sum()
+    high = best - 1 + np.logical_and.accumulate(good[best:]).sum()
     return float(10 ** fine[low]), float(10 ** fine[high])
 
 
-def _first_run(true: NDArray[np.bool_]) -> int:
-    """Number of values before the first that is false."""
-    return len(true) if true.all() else int(true.argmin())
-
-
-def at_equal_train_loss(
-    filtered: dict[str, NDArray[np.float64]], adam: dict[str, NDArray[np.float64]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def at_equal_train_loss(filtered: Curves, adam: Curves) -> tuple[Floats, Floats]:
     """Compare an arm with Adam at the learning rate that gives Adam the same final train loss.
 
     Train losses fall with the learning rate up to some point. Only learning rates up to that point
     count, for both; Adam's curves are interpolated between them.
 
     Returns:
-        Two arrays with one entry per replicate that Adam can match, means over the arm's learning
-        rates: log10 of Adam's learning rate over the arm's, and the arm's validation loss minus
-        Adam's (nats).
+        Two arrays with one entry per common replicate, means over the arm's learning rates: log10
+        of Adam's learning rate over the arm's, and the arm's validation loss minus Adam's (nats).
+        Both are NaN for a replicate that Adam cannot match.
 
     """
-    logs = []
-    gains = []
-    for replicate in range(len(filtered["train_loss_nats"])):
-        falling = _falling(adam["train_loss_nats"][replicate])
-        train = adam["train_loss_nats"][replicate][:falling][::-1]
-        log_lr = np.log10(adam["lr"][:falling])[::-1]
-        validation = adam["validation_loss_nats"][replicate][:falling][::-1]
-        reached = filtered["train_loss_nats"][replicate]
-        inside = np.arange(len(reached)) < _falling(reached)
-        inside &= (reached >= train[0]) & (reached <= train[-1])
-        if not inside.any():
-            continue
-        matched = np.interp(reached[inside], train, log_lr)
-        logs.append(float(np.mean(matched - np.log10(filtered["lr"][inside]))))
-        expected = np.interp(reached[inside], train, validation)
-        gains.append(float(np.mean(filtered["validation_loss_nats"][replicate][inside] - expected)))
-    return np.array(logs), np.array(gains)
+    # Arms may differ in their grids and numbers of replicates; the first replicates are shared.
+    shared = min(len(one["train_loss_nats"]) for one in (filtered, adam))
+    logs, gains = np.full((2, shared), np.nan)
+    for replicate in range(shared):
+        validation, train = (filtered[loss][replicate] for loss in LOSSES)
+        adams_validation, adams_train = (adam[loss][replicate] for loss in LOSSES)
+        falling = np.flatnonzero(_falls(adams_train))[::-1]
+        known = adams_train[falling]
+        inside = _falls(train) & (train >= known[0]) & (train <= known[-1])
+        if inside.any():
+            matched = np.interp(train[inside], known, np.log10(adam["lr"][falling]))
+            logs[replicate] = np.mean(matched - np.log10(filtered["lr"][inside]))
+            expected = np.interp(train[inside], known, adams_validation[falling])
+            gains[replicate] = np.mean(validation[inside] - expected)
+    return logs, gains
 
 
-def _falling(losses: NDArray[np.float64]) -> int:
-    """Number of losses before the first that is not below its predecessor."""
-    return 1 + _first_run(losses[1:] < losses[:-1])
+def _falls(losses: Floats) -> NDArray[np.bool_]:
+    """Whether each loss, and all before it, are below their predecessors."""
+    return np.logical_and.accumulate(np.append(True, losses[1:] < losses[:-1]))
 
 
 def summary(seed: int, arm: str, label: str) -> dict[str, object]:
     """The optimum of one arm, its width, and how it differs from Adam at equal train loss.
 
     The difference covers all learning rates that Adam can match; `tuned_...` only the arm's best.
+    It is NaN if there is a replicate that Adam cannot match.
     """
     found, adam = grid(arm), grid(BASELINE)
     mean = found["validation_loss_nats"].mean(axis=0)
@@ -130,18 +117,9 @@ def summary(seed: int, arm: str, label: str) -> dict[str, object]:
     }
     if arm == BASELINE:
         return row
-    # Arms may differ in their grids and numbers of replicates; the first replicates are shared.
-    shared = min(len(found["train_loss_nats"]), len(adam["train_loss_nats"]))
-    found, adam = (
-        {"lr": given["lr"]} | {loss: given[loss][:shared] for loss in LOSSES}
-        for given in (found, adam)
-    )
     tuned = {name: values[..., best : best + 1] for name, values in found.items()}
     for prefix, part in (("", found), ("tuned_", tuned)):
-        matched = at_equal_train_loss(part, adam)
-        if len(matched[0]) < shared:
-            continue  # some replicate reaches no train loss that Adam's grid reaches
-        ratio, gain = (mean_interval(values) for values in matched)
+        ratio, gain = map(mean_interval, at_equal_train_loss(part, adam))
         ratio = MeanInterval(*(10**end for end in ratio))
         row |= named(f"{prefix}adams_lr_ratio_for_equal_train_loss", ratio)
         row |= named(f"{prefix}validation_loss_nats_minus_adam_at_equal_train_loss", gain)
@@ -156,27 +134,23 @@ def draw(arms: dict[str, str]) -> Figure:
         found = grid(arm)
         if arm == BASELINE:  # a high rank would cover it
             style = style | {"linewidth": 5, "alpha": 0.4}
-        for axes, loss in ((by_lr, "validation_loss_nats"), (train, "train_loss_nats")):
-            line_with_band(axes, found["lr"], mean_interval(found[loss]), label=label, **style)
-            axes.set(xscale="log", xlabel="learning rate")
-        validation_loss, train_loss = (found[loss].mean(axis=0) for loss in LOSSES)
-        trade.plot(train_loss, validation_loss, markersize=4, label=label, **style)
-        best = int(np.nanargmin(validation_loss))
-        lowest.append(validation_loss[best])
+        validation_loss, train_loss = (mean_interval(found[loss]) for loss in LOSSES)
+        line_with_band(by_lr, found["lr"], validation_loss, label=label, **style)
+        line_with_band(train, found["lr"], train_loss, **style)
+        trade.plot(train_loss.mean, validation_loss.mean, markersize=4, **style)
+        best = int(np.nanargmin(validation_loss.mean))
+        lowest.append(validation_loss.mean[best])
         star = {"color": style["color"], "marker": "*", "markersize": 14, "zorder": 4}
-        for axes, x, y in (
-            (by_lr, found["lr"], validation_loss),
-            (train, found["lr"], train_loss),
-            (trade, train_loss, validation_loss),
-        ):
-            axes.plot(x[best], y[best], markeredgecolor="white", **star)
+        for axes in (by_lr, train, trade):
+            x, y = np.asarray(axes.lines[-1].get_xydata())[best]
+            axes.plot(x, y, markeredgecolor="white", **star)
     replicates = len(found["train_loss_nats"])
+    for axes in (by_lr, train):
+        axes.set(xscale="log", xlabel="learning rate")
     for axes in (by_lr, trade):
         axes.set_ylabel("validation loss, last epoch (nats)")
         axes.set_ylim(min(lowest) - 0.1, min(lowest) + 1.3)
-    by_lr.set(
-        title=f"Validation loss by learning rate\n{replicates} replicates, 95 % interval",
-    )
+    by_lr.set_title(f"Validation loss by learning rate\n{replicates} replicates, 95 % interval")
     train.set(
         ylabel="train loss, last epoch (nats)",
         title="Train loss by learning rate\nstars: the learning rate chosen",

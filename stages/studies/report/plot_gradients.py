@@ -1,7 +1,5 @@
 """Plot what truncation does to gradients along the trajectories of arms."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

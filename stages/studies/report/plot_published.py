@@ -1,13 +1,10 @@
 """Plot what the published protocol finds with many seeds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from experiment.report.figures import OPTIMIZERS, differences, panels, plain_ticks
 from experiment.report.statistics import mean_interval
@@ -23,10 +20,8 @@ def draw(table: pd.DataFrame) -> Figure:
     searches = table[(table["data"] == "published") & (table["hyperparameters"] == "searched")]
     searches = searches.drop_duplicates("sampler")
     for optimizer, style in OPTIMIZERS.items():
-        values = np.sort(searches[f"{optimizer}_lr"])
-        share = np.arange(1, len(values) + 1) / len(values)
-        line = {"color": style["color"], "linestyle": style["linestyle"]}
-        rates.step(values, share, where="post", label=style["label"], **line)
+        line = {name: style[name] for name in ("label", "color", "linestyle")}
+        rates.ecdf(searches[f"{optimizer}_lr"], **line)
         published = {"label": f"{style['label']}, as published", "color": style["color"]}
         rates.axvline(REPORTED[optimizer]["lr"], linestyle=":", **published)
     rates.set(
@@ -40,13 +35,9 @@ def draw(table: pd.DataFrame) -> Figure:
     counts = searches["lrg_adam_rank"].value_counts().sort_index()
     ranks.bar(counts.index, counts, color=OPTIMIZERS["lrg_adam"]["color"], alpha=0.7)
     ranks.axvline(REPORTED["lrg_adam"]["rank"], color="black", linestyle=":", label="as published")
-    ranks.set(
-        xlabel="best rank of a search",
-        ylabel="searches",
-        title="Ranks that the protocol finds",
-    )
-    for axis in (ranks.xaxis, ranks.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+    ranks.set(xlabel="best rank of a search", ylabel="searches")
+    ranks.set_title("Ranks that the protocol finds")
+    ranks.locator_params(integer=True)
     ranks.legend(fontsize=8)
     groups = list(table.groupby(["data", "training_samples", "hyperparameters"], sort=False))[::-1]
     names = {"published": "published", "offline": "generated"}

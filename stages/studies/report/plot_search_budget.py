@@ -1,7 +1,5 @@
 """Plot the best loss of the searches against the number of trials."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +9,6 @@ from experiment.report.figures import OPTIMIZERS, line_with_band, panels
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
 from experiment.stage.params import read_params
-
-TRIALS = Path("metrics/studies/search_budget.csv")
-COLUMNS = ("optimizer", "sampler", "trial", "best_so_far_nats")
 
 
 def draw(trials: pd.DataFrame, budget: int) -> Figure:
@@ -34,9 +29,9 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
     difference.axhline(0, color="0.4", linewidth=0.8)
     for axes in (best, difference):
         axes.axvline(budget, color="0.4", linestyle=":", label=f"{budget} trials: the main result")
+        axes.set_xlabel("trials")
     lowest = found.min(axis=None)
     best.set(
-        xlabel="trials",
         ylabel="best validation loss so far (nats)",
         title=f"Each of {gap.shape[1]} searches (thin), and their mean",
         ylim=(lowest - 0.01, lowest + 0.2),
@@ -45,7 +40,6 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
     start = max(1, min(budget, len(gap)) * 4 // 5)
     low, high = interval.low[start - 1 :].min(), interval.high[start - 1 :].max()
     difference.set(
-        xlabel="trials",
         ylabel="LRG-Adam minus Adam (nats)",
         title="Difference (below 0: LRG-Adam is better),\nmean and 95 % t-interval over searches",
         xlim=(start, None),
@@ -57,6 +51,8 @@ def draw(trials: pd.DataFrame, budget: int) -> Figure:
 
 def main() -> None:
     """Write plots/studies/search_budget.png."""
-    trials = files.read_csv(TRIALS, *COLUMNS, other=("optimizer",))
+    columns = ("optimizer", "sampler", "trial", "best_so_far_nats")
+    path = Path("metrics/studies/search_budget.csv")
+    trials = files.read_csv(path, *columns, other=("optimizer",))
     figure = draw(trials, read_params().tune.trials)
     files.write_figure(Path("plots/studies/search_budget.png"), figure)

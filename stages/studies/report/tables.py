@@ -1,16 +1,14 @@
 """Tables of comparisons of arms."""
 
-from __future__ import annotations
-
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from experiment.report.measures import CURVE, MEASURES
+from experiment.report.measures import MEASURES
 from experiment.report.statistics import (
     Comparison,
     MeanInterval,
@@ -34,9 +32,9 @@ def final_replicates(arm: str) -> pd.DataFrame:
     return rows.set_index("replicate")
 
 
-def final_curves(arm: str) -> NDArray[np.float64]:
-    """The validation losses (replicates, epochs + 1) of the final replicates of an arm."""
-    return np.array(list(files.read_json(result_file(arm), CURVE)[CURVE].values()))
+def shared_replicates(arm: str, against: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The final replicates of two arms that both have."""
+    return final_replicates(arm).align(final_replicates(against), join="inner", axis=0)
 
 
 def tuning(arm: str) -> pd.DataFrame:
@@ -44,13 +42,9 @@ def tuning(arm: str) -> pd.DataFrame:
     return files.read_rows(result_file(arm), "tuning", "lr", "replicate")
 
 
-def compare(
-    params: Params, arm: str, against: str, measure: str, found: dict[str, pd.DataFrame]
-) -> Comparison:
-    """Compare two arms over the replicates that both have; `found` holds those of each arm."""
-    treatment, baseline = found[arm][measure], found[against][measure]
-    shared = treatment.index.intersection(baseline.index)
-    treatment, baseline = treatment[shared], baseline[shared]
+def compare(params: Params, arm: str, against: str, measure: str) -> Comparison:
+    """Compare two arms on a measure, over the replicates that both have."""
+    treatment, baseline = (one[measure] for one in shared_replicates(arm, against))
     return compare_paired(
         treatment,
         baseline,
@@ -66,14 +60,14 @@ def at_equal_lr(arm: str, against: str, measure: str) -> MeanInterval:
     The mean is over the seeds that both were tuned with, and its interval is that of a t-test. Both
     are NaN if the other arm was not tuned over that learning rate.
     """
-    column = MEASURES[measure].in_tuning
     lr = tuned(arm)["lr"]
-    found = []
-    for name in (arm, against):
-        table = tuning(name)
-        found.append(table[table["lr"] == lr].set_index("replicate")[column])
-    difference = (found[0] - found[1]).dropna()
-    return mean_interval(difference) if len(difference) else MeanInterval(*np.full(3, np.nan))
+    one, other = (
+        tuning(name).loc[lambda table: table["lr"] == lr].set_index("replicate")
+        for name in (arm, against)
+    )
+    column = MEASURES[measure].in_tuning
+    difference = (one[column] - other[column]).dropna()
+    return mean_interval(difference if len(difference) else [math.nan])
 
 
 def read_comparisons(path: Path) -> pd.DataFrame:
@@ -96,8 +90,8 @@ def spacing(arm: str) -> float:
 
 def named(name: str, interval: MeanInterval) -> dict[str, float]:
     """A mean and the ends of its interval as columns."""
-    pairs = zip((name, f"{name}_low", f"{name}_high"), interval, strict=True)
-    return {column: float(value) for column, value in pairs}
+    columns = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(columns, map(float, interval), strict=True))
 
 
 def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
@@ -109,43 +103,39 @@ def comparisons(params: Params, study: str, arms: Arms) -> pd.DataFrame:
     `grids_differ` says whether one of the two was tuned on a much coarser grid, see `spacing`.
     Raises UserError if no arm of the study is compared with another.
     """
-    of_study = {name: arm for name, arm in arms.items() if arm.study == study}
-    if not any(arm.against for arm in of_study.values()):
+    of_study = {name: arm.against for name, arm in arms.items() if arm.study == study}
+    bases = dict.fromkeys(base for against in of_study.values() for base in against)
+    if not bases:
         raise UserError(
             f"no arm has study: {study} and an against; "
             "allowed: at least one, or there is nothing to compare"
         )
-    found = {
-        name: final_replicates(name)
-        for name in {*of_study, *(base for arm in of_study.values() for base in arm.against)}
-    }
     rows = []
-    for measure, described in MEASURES.items():
-        for base in dict.fromkeys(base for arm in of_study.values() for base in arm.against):
-            family = [name for name, arm in of_study.items() if base in arm.against]
-            single = [compare(params, name, base, measure, found) for name in family]
-            for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
-                shared = found[name].index.intersection(found[base].index)
-                arm, other = tuned(name), tuned(base)
-                ratio = spacing(name) / spacing(base)
-                rows.append(
-                    {
-                        "arm": name,
-                        "label": arms[name].label,
-                        "against": base,
-                        "measure": measure,
-                        "unit": described.unit,
-                        "mean": float(found[name].loc[shared, measure].mean()),
-                        "mean_against": float(found[base].loc[shared, measure].mean()),
-                        **statistics(alone, corrected),
-                        "lr": arm["lr"],
-                        "lr_against": other["lr"],
-                        "lr_on_boundary": arm["on_boundary"],
-                        "lr_against_on_boundary": other["on_boundary"],
-                        "grids_differ": not 1 / COARSER <= ratio <= COARSER,
-                        **named("difference_at_equal_lr", at_equal_lr(name, base, measure)),
-                    }
-                )
+    for measure, base in product(MEASURES, bases):
+        family = [name for name, against in of_study.items() if base in against]
+        single = [compare(params, name, base, measure) for name in family]
+        for name, alone, corrected in zip(family, single, correct_family(single), strict=True):
+            treatment, baseline = shared_replicates(name, base)
+            best, best_of_base = tuned(name), tuned(base)
+            ratio = spacing(name) / spacing(base)
+            rows.append(
+                {
+                    "arm": name,
+                    "label": arms[name].label,
+                    "against": base,
+                    "measure": measure,
+                    "unit": MEASURES[measure].unit,
+                    "mean": float(treatment[measure].mean()),
+                    "mean_against": float(baseline[measure].mean()),
+                    **statistics(alone, corrected),
+                    "lr": best["lr"],
+                    "lr_against": best_of_base["lr"],
+                    "lr_on_boundary": best["on_boundary"],
+                    "lr_against_on_boundary": best_of_base["on_boundary"],
+                    "grids_differ": not 1 / COARSER <= ratio <= COARSER,
+                    **named("difference_at_equal_lr", at_equal_lr(name, base, measure)),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -168,24 +158,10 @@ def statistics(alone: Comparison, corrected: Comparison) -> dict[str, Any]:
 
 def gradient_tables(trajectories: list[str]) -> pd.DataFrame:
     """The analyses of gradients along the trajectories of these arms."""
-    numbers = (
-        "rank",
-        "replicates",
-        "mean",
-        "low",
-        "high",
-        "p_value_uncorrected",
-        "energy_of_pure_noise_share",
-    )
+    numbers = ("rank", "replicates", "mean", "low", "high", "p_value_uncorrected")
     words = ("trajectory", "quantity", "unit", "epoch")
     if not trajectories:
         return pd.DataFrame(columns=[*numbers, *words])
     paths = [Path(f"metrics/studies/gradients/{arm}.csv") for arm in trajectories]
     read = [files.read_csv(path, *numbers, *words, other=words) for path in paths]
     return pd.concat(read, ignore_index=True)
-
-
-def of_measure(table: pd.DataFrame, measure: str, against: str | None = None) -> pd.DataFrame:
-    """The rows of one measure, and only of one baseline if `against` is given."""
-    rows = table[table["measure"] == measure]
-    return rows if against is None else rows[rows["against"] == against]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 from experiment.stage import files
 from experiment.stage.data import Dataset
 from experiment.stage.errors import UserError
-from experiment.training.loop import Group, RunConfig, train_curves, train_group
+from experiment.training.loop import Group, RunConfig, outcomes, train_curves, train_group
 from experiment.training.optimizer import Hyperparameters
-from experiment.training.outcomes import outcomes
 from experiment.training.search import Space, on_boundary, search, search_space
 from experiment.training.work import Result, Work, merged, spans
-from studies.training.arms import SETTINGS_OF_ARMS, ArmConfig, read_data, result_file
+from studies.training.arms import DATA, SETTINGS_OF_ARMS, ArmConfig, result_file
 
 Curves = dict[str, NDArray[np.float64]]
 # What an arm was tuned over: hyperparameters, and the curves of the tuning replicates.
@@ -48,14 +46,9 @@ def sha256(path: Path) -> str:
 
 def config(arm: ArmConfig, lr: float, purpose: str, **searched: float) -> RunConfig:
     """An arm's training at one learning rate; all arms have the same random streams."""
-    shared = {field.name for field in fields(RunConfig)} & ArmConfig.model_fields.keys()
-    given = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in arm.hyperparameters.items()
-    }
-    values = {name: getattr(arm, name) for name in shared}
-    hyperparameters = {"lr": lr, **given, **searched}
-    return RunConfig(**{**values, "hyperparameters": hyperparameters, "purpose": purpose})
+    shared = arm.model_dump(include={field.name for field in fields(RunConfig)})
+    hyperparameters = {"lr": lr, **arm.hyperparameters, **searched}
+    return RunConfig(**{**shared, "hyperparameters": hyperparameters, "purpose": purpose})
 
 
 def trained(
@@ -100,7 +93,7 @@ def tune(work: Work[Dataset], arm: ArmConfig, space: Space) -> Tuning:
         found.sort(key=lambda one: one[0]["lr"])
         point, best = min(found, key=lambda one: loss(one[1]))
         lrs = []
-        if loss(best) < math.inf:
+        if arm.finest_ratio and loss(best) < math.inf:
             lrs = between([one["lr"] for one, _ in found], point["lr"], arm.finest_ratio)
     return found
 
@@ -111,10 +104,8 @@ def loss(found: Curves) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def between(lrs: Iterable[float], best: float, finest_ratio: float | None) -> list[float]:
+def between(lrs: Iterable[float], best: float, finest_ratio: float) -> list[float]:
     """Rates halfway from the best to each neighbour that is more than a factor away, if any."""
-    if finest_ratio is None:
-        return []
     return [
         float(f"{math.sqrt(low * high):.3g}")
         for low, high in pairwise(lrs)
@@ -133,13 +124,10 @@ def tuning_table(found: Tuning) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def trained_with(name: str) -> str | None:
-    """Digest of the settings file that an arm was last trained with."""
-    try:
-        digest: str = json.loads(result_file(name).read_bytes())["settings_sha256"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return digest
+def is_trained(name: str, settings: str) -> bool:
+    """Whether an arm was last trained with the settings file of this digest."""
+    path = result_file(name)
+    return path.exists() and settings.encode() in path.read_bytes()
 
 
 def main(output: str) -> None:
@@ -152,9 +140,9 @@ def main(output: str) -> None:
     name = Path(output).stem
     arm = read_settings(name)
     settings = {path.stem: sha256(path) for path in SETTINGS_OF_ARMS.glob("*.json")}
-    up_to_date = sum(trained_with(other) == digest for other, digest in settings.items())
+    up_to_date = sum(is_trained(*one) for one in settings.items())
     print(f"arm {min(up_to_date + 1, len(settings))} of {len(settings)}: {name}", flush=True)
-    dataset = read_data(arm.data)
+    dataset = Dataset.read(f"{DATA}/{arm.data}")
     side = config(arm, arm.lrs[0], "check").network(dataset.train).matrix_side
     space = search_space(arm.searched(), side)
     total = (arm.search or len(arm.lrs)) * len(spans(arm.tuning_replicates, arm.group))
@@ -164,22 +152,19 @@ def main(output: str) -> None:
         best, tuned = min(found, key=lambda one: loss(one[1]))
         if loss(tuned) == math.inf:
             raise UserError(f"arm {name}: every learning rate diverged; allowed: lower lrs")
+        ends = [point for point, _ in (found[0], found[-1])] if len(found) > 1 else []
         run = config(arm, purpose="studies, final", **best)
-        at_edge = (
-            bool(on_boundary(space, best))
-            if space
-            else len(found) > 1 and best in (found[0][0], found[-1][0])
-        )
         (final,) = trained(work, train_group, [run], arm.replicates, arm.group)
         replicates = outcomes(final)
         if not np.isfinite(replicates.to_numpy()).all():
             raise UserError(f"arm {name}: replicates diverged at {dict(best)}; allowed: lower lrs")
+        losses = final["validation_loss_nats"].tolist()
         files.write_json(
             Path(output),
             {
                 "lr": best["lr"],
                 "hyperparameters": run.hyperparameters,
-                "on_boundary": at_edge,
+                "on_boundary": bool(on_boundary(space, best)) if space else best in ends,
                 "validation_loss_nats": loss(tuned),
                 "matrix_side": side,
                 "train": arm.model_dump(),
@@ -187,9 +172,6 @@ def main(output: str) -> None:
                 "tuning": files.rows(tuning_table(found)),
                 "replicates": files.rows(replicates),
                 # By replicate, from before training to after the last epoch.
-                "validation_losses_nats": {
-                    str(replicate): losses.tolist()
-                    for replicate, losses in enumerate(final["validation_loss_nats"])
-                },
+                "validation_losses_nats": {str(i): curve for i, curve in enumerate(losses)},
             },
         )

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from experiment.stage import files, params
-from experiment.stage.data import Dataset
+from experiment.stage import files
 from experiment.stage.errors import UserError
-from experiment.stage.params import Data, Training
+from experiment.stage.params import Data, RankInterval, Training
 from experiment.stage.schema import (
+    HYPERPARAMETERS,
     LEARNING_RATE_GRID,
     MODULE,
     Ascending,
@@ -72,19 +72,18 @@ class ArmConfig(TrainedConfig):
         description="a module in stages/experiment/optimizers, or the dotted name of a class",
     )
     hyperparameters: dict[str, Hyperparameter] = Field(
-        default={}, description="arguments of the optimizer other than lr"
+        default={}, description=f"{HYPERPARAMETERS}; lr is set by lrs"
     )
     noise: Real = Field(ge=0, le=100, description="a number from 0 to 100")
     lrs: LearningRateGrid = Field(
         description=f"{LEARNING_RATE_GRID}, or same, for the grid of the first arm in against"
     )
     finest_ratio: Annotated[Real, Field(ge=FINEST_RATIO)] | None = Field(
-        default=None,
-        description=f"a number of at least {FINEST_RATIO}, or null for the grid as it is",
+        description=f"a number of at least {FINEST_RATIO}, or null for the grid as it is"
     )
-    search: Annotated[Whole, Field(ge=0, le=10_000)] = Field(
-        default=0,
-        validate_default=True,
+    search: Whole = Field(
+        ge=0,
+        le=10_000,
         description="a number of trials up to 10000, with at least two lrs, or 0 for the grid, "
         "which has no hyperparameter that is an interval",
     )
@@ -136,14 +135,7 @@ class BudgetConfig(TrainedConfig):
     wave: Whole = whole(1, 10_000)
     replicates: Whole = whole(1, 1_000)
     lr: LearningRates
-    rank: params.RankInterval
-
-
-class RankInterval(SearchInterval):
-    """Search interval of the rank, ends included."""
-
-    low: Whole = whole(1, 100_000)
-    high: Whole = whole(1, 100_000)
+    rank: RankInterval
 
 
 class ProtocolConfig(_Common):
@@ -167,14 +159,6 @@ class ProtocolConfig(_Common):
     offline_samples: Whole = whole(10, 100_000)
 
 
-# The sections of arms.yaml that are not arms.
-STUDIES_WITHOUT_ARMS: dict[str, type[_Common]] = {
-    "gradients": GradientConfig,
-    "search_budget": BudgetConfig,
-    "published": ProtocolConfig,
-}
-
-
 class _Entry(Section):
     study: str = Field(pattern=MODULE, description="a name of a-z, 0-9 and _")
     label: str = Field(min_length=1, pattern="^[^$]+$", description="a text without $")
@@ -182,26 +166,25 @@ class _Entry(Section):
     train: dict[str, Any] = Field(description="a section")
 
 
-_Entries = Annotated[dict[str, _Entry], Field(description="arms by their names")]
-
-
 class _Published(Section):
     defaults: dict[str, Any] = Field(description="a section")
     networks: dict[str, dict[str, Any]] = Field(description="options by the names of networks")
     grids: dict[str, list[float]] = Field(description="learning rates by a name")
     data: dict[str, Data] = Field(description="data sets by their names")
-    arms: _Entries
+    arms: dict[str, _Entry] = Field(description="arms by their names")
     trajectories: list[str] = Field(min_length=1, description="a list of arms")
     gradients: dict[str, Any] = Field(description="a section")
     search_budget: dict[str, Any] = Field(description="a section")
     published: dict[str, Any] = Field(description="a section")
 
 
-class _Own(Section):
+class Own(Section):
+    """What own.yaml contains."""
+
     own_studies: list[Annotated[str, Field(pattern=MODULE)]] = Field(
         description="a list of names of a-z, 0-9 and _"
     )
-    own: _Entries
+    own: dict[str, _Entry] = Field(description="arms by their names")
     data: dict[str, Data] = Field(default={}, description="data sets by their names")
 
 
@@ -232,22 +215,25 @@ def read_arms() -> Arms:
 
 def read_own() -> Arms:
     """The user's own arms; a mistake in own.yaml raises UserError."""
-    published, content = read_yaml(PUBLISHED, _Published), read_yaml(OWN, _Own)
-    studies = {entry.study for entry in published.arms.values()}
-    for name, entry in content.own.items():
-        if entry.study not in content.own_studies:
+    published, own = read_yaml(PUBLISHED, _Published), read_yaml(OWN, Own)
+    for name, entry in own.own.items():
+        if entry.study not in own.own_studies:
             raise UserError(
                 f"{OWN}: own.{name}.study = {entry.study!r}; allowed: one of own_studies, "
-                f"{content.own_studies}"
+                f"{own.own_studies}"
             )
-    compared = {entry.study for entry in content.own.values() if entry.against}
-    for study in content.own_studies:
+    studies = {entry.study for entry in published.arms.values()}
+    compared = {entry.study for entry in own.own.values() if entry.against}
+    for study in own.own_studies:
         if study in studies or study not in compared:
             raise UserError(
                 f"{OWN}: own_studies has {study!r}; allowed: names that arms.yaml does not have, "
                 "each the study of an arm with an against"
             )
-    return _arms(f"{OWN}: own", content.own, read_arms(), published)
+    for name in own.data:
+        _check_name(f"{OWN}: data.{name}", name, published.data)
+    common = published.model_copy(update={"data": published.data | own.data})
+    return _arms(f"{OWN}: own", own.own, read_arms(), common)
 
 
 def read_data_sets() -> dict[str, Data]:
@@ -255,48 +241,42 @@ def read_data_sets() -> dict[str, Data]:
     return read_yaml(PUBLISHED, _Published).data
 
 
-def read_own_data_sets() -> dict[str, Data]:
-    """Those of the user's own."""
-    published, own = read_data_sets(), read_yaml(OWN, _Own).data
-    for name in own:
-        _named(f"{OWN}: data.{name}", name, published)
-    return own
-
-
 def read_studies_without_arms() -> dict[str, _Common]:
     """The validated sections `gradients`, `search_budget` and `published`."""
     content = read_yaml(PUBLISHED, _Published)
     common = {name: content.defaults.get(name) for name in _Common.model_fields}
+    sections: dict[str, type[_Common]] = {
+        "gradients": GradientConfig,
+        "search_budget": BudgetConfig,
+        "published": ProtocolConfig,
+    }
     return {
         name: checked(model, {**common, **getattr(content, name)}, f"{PUBLISHED}: {name}: ")
-        for name, model in STUDIES_WITHOUT_ARMS.items()
+        for name, model in sections.items()
     }
 
 
 def trajectories(arms: Arms, baseline: str) -> list[str]:
     """The arms with the baseline's data and noise whose gradients are analysed."""
     every = read_yaml(PUBLISHED, _Published).trajectories
-
-    def setting(name: str) -> tuple[str, float]:
-        return arms[name].train.data, arms[name].train.noise
-
-    return [name for name in every if setting(name) == setting(baseline)]
+    settings = {name: (arms[name].train.data, arms[name].train.noise) for name in arms}
+    return [name for name in every if settings[name] == settings[baseline]]
 
 
-def _named(where: str, name: str, taken: Collection[str]) -> str:
+def _check_name(where: str, name: str, taken: Collection[str]) -> None:
     # A name is part of stage names, commands and paths, and DVC skips names that are numbers.
     if not re.fullmatch(MODULE, name):
         raise UserError(f"{where}; allowed: names of a-z, 0-9 and _ that begin with a letter")
     if name in taken:
         raise UserError(f"{where}; allowed: a name that arms.yaml does not have")
-    return where
 
 
 def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Published) -> Arms:
     """Complete and check each arm; it may be compared with those before it and with `others`."""
     arms = dict(others)
     for name, entry in entries.items():
-        here = _named(f"{where}.{name}", name, others)
+        here = f"{where}.{name}"
+        _check_name(here, name, others)
         if unknown := [base for base in entry.against if base not in arms]:
             raise UserError(
                 f"{here}.against = {entry.against}; allowed: names of arms before it, which "
@@ -306,8 +286,29 @@ def _arms(where: str, entries: dict[str, _Entry], others: Arms, common: _Publish
         given = {**common.defaults, **_rates(entry.train, bases)}
         given.setdefault("options", common.networks.get(str(given.get("model")), {}))
         train = checked(ArmConfig, given, f"{here}.train: ")
+        if train.data not in common.data:
+            raise UserError(
+                f"{here}.train.data = {train.data!r}; allowed: one of the data sets under data, "
+                f"{', '.join(common.data)}"
+            )
+        ours = _in_common(train, common.data)
+        for base, other in zip(entry.against, bases, strict=True):
+            theirs = _in_common(other, common.data)
+            for key in ours:
+                if ours[key] != theirs[key]:
+                    raise UserError(
+                        f"{here}.train.{key} = {getattr(train, key)!r}; allowed: that of {base}, "
+                        f"which is in against, {getattr(other, key)!r}"
+                    )
         arms[name] = Arm(here, entry.study, entry.label, entry.against, train)
     return {name: arms[name] for name in entries}
+
+
+def _in_common(train: ArmConfig, data_sets: dict[str, Data]) -> dict[str, object]:
+    """What arms that are compared have in common."""
+    # Flipped training labels leave the validation and test samples as they are.
+    data = data_sets[train.data].model_copy(update={"flipped": 0})
+    return {**train.model_dump(include={"model", "options", "epochs", "seed"}), "data": data}
 
 
 def _rates(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
@@ -319,11 +320,6 @@ def _rates(train: Mapping[str, Any], bases: list[ArmConfig]) -> dict[str, Any]:
     grids = [base.lrs for base in bases if base.finest_ratio is None]
     ratios = [high / low for grid in grids for low, high in pairwise(grid)]
     return {**train, "finest_ratio": max(min(ratios), FINEST_RATIO)} if ratios else {**train}
-
-
-def read_data(name: str) -> Dataset:
-    """Read a data set that check_arms has written."""
-    return Dataset.read(f"{DATA}/{name}")
 
 
 def result_file(arm: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import defaultdict
 from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -11,93 +12,52 @@ from experiment.report.statistics import ALPHA
 from experiment.stage import files, versions
 from experiment.stage.data import Dataset, data_file, load
 from experiment.stage.errors import UserError
-from experiment.stage.params import Data
+from experiment.stage.schema import read_yaml
 from experiment.training import optimizer
 from studies.training import arm as arm_stage
-from studies.training.arms import (
-    DATA,
-    SETTINGS,
-    SETTINGS_OF_ARMS,
-    Arm,
-    Arms,
-    read_arms,
-    read_data_sets,
-    read_own,
-    read_own_data_sets,
-    read_studies_without_arms,
-)
-
-STAGES = Path("stages")
-# What arms that are compared have in common.
-SAME = ("model", "options", "epochs", "seed")
+from studies.training import arms
+from studies.training.arms import Arm
 
 
 def main() -> None:
     """Write the data sets, and the complete settings of every arm and of the other studies."""
     files.write_json(versions.LISTED_FILE_OF_STUDIES, {"versions": versions.pinned()})
-    arms = read_arms() | read_own()
-    sections = read_data_sets() | read_own_data_sets()
-    studies = read_studies_without_arms()
-    for arm in arms.values():
-        if arm.train.data not in sections:
-            raise UserError(
-                f"{arm.where}.train.data = {arm.train.data!r}; allowed: one of the data sets "
-                f"under data, {', '.join(sections)}"
-            )
-        _check_comparison(arm, arms, sections)
-    _note_too_few_replicates(arms)
-    seed = studies["gradients"].seed
+    every = arms.read_arms() | arms.read_own()
+    sections = arms.read_data_sets() | read_yaml(arms.OWN, arms.Own).data
+    studies = arms.read_studies_without_arms()
+    _note_too_few_replicates(every)
     data_sets = {}
     for name, section in sections.items():
-        data_sets[name], title = load(section, seed, f"data.{name}")
-        data_sets[name].write(f"{DATA}/{name}", title)
-    for arm in arms.values():
+        data_sets[name], title = load(section, studies["gradients"].seed, f"data.{name}")
+        data_sets[name].write(f"{arms.DATA}/{name}", title)
+    for arm in every.values():
         _try(arm, data_sets[arm.train.data])
-    for name, arm in arms.items():
+    for name, arm in every.items():
         content = {
             "train": arm.train.model_dump(),
             "data": sections[arm.train.data].model_dump(),
             "versions": _versions(arm.train.optimizer),
             "inputs": {path.as_posix(): arm_stage.sha256(path) for path in _inputs(arm)},
         }
-        files.write_json(SETTINGS_OF_ARMS / f"{name}.json", content)
+        files.write_json(arms.SETTINGS_OF_ARMS / f"{name}.json", content)
     for name, study in studies.items():
-        files.write_json(SETTINGS / f"{name}.json", study.model_dump())
+        files.write_json(arms.SETTINGS / f"{name}.json", study.model_dump())
 
 
-def _check_comparison(arm: Arm, arms: Arms, sections: Mapping[str, Data]) -> None:
-    """Raise UserError if an arm differs from one in `against` in more than its optimization."""
-
-    def samples(of: Arm) -> Data:
-        # Flipped training labels leave the validation and test samples as they are.
-        return sections[of.train.data].model_copy(update={"flipped": 0})
-
-    for base in arm.against:
-        other = arms[base]
-        differ = [key for key in SAME if getattr(arm.train, key) != getattr(other.train, key)]
-        if samples(arm) != samples(other):
-            differ.append("data")
-        if differ:
-            key = differ[0]
-            raise UserError(
-                f"{arm.where}.train.{key} = {getattr(arm.train, key)!r}; allowed: that of {base}, "
-                f"which is in against, {getattr(other.train, key)!r}"
-            )
-
-
-def _note_too_few_replicates(arms: Arms) -> None:
+def _note_too_few_replicates(every: arms.Arms) -> None:
     """Print which comparisons cannot be decided: p-values are at least 2 / 2^replicates."""
-    for study in dict.fromkeys(arm.study for arm in arms.values()):
-        of_study = [arm for arm in arms.values() if arm.study == study]
-        for base in dict.fromkeys(base for arm in of_study for base in arm.against):
-            family = [arm for arm in of_study if base in arm.against]
-            count = min(min(arm.train.replicates, arms[base].train.replicates) for arm in family)
-            needed = next(n for n in range(2, 100) if 2 / 2**n * len(family) <= ALPHA)
-            if count < needed:
-                print(
-                    f"note: study {study}: with {count} replicates no difference from {base} can "
-                    f"be shown; allowed: replicates of at least {needed}"
-                )
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for arm in every.values():
+        for base in arm.against:
+            pairs = min(arm.train.replicates, every[base].train.replicates)
+            families[arm.study, base].append(pairs)
+    for (study, base), counts in families.items():
+        needed = math.ceil(math.log2(2 * len(counts) / ALPHA))
+        if min(counts) < needed:
+            print(
+                f"note: study {study}: with {min(counts)} replicates no difference from {base} can "
+                f"be shown; allowed: replicates of at least {needed}"
+            )
 
 
 def _try(arm: Arm, dataset: Dataset) -> None:
@@ -127,11 +87,11 @@ def _versions(name: str) -> dict[str, str]:
 
 def _inputs(arm: Arm) -> list[Path]:
     """The data of an arm, and the project's modules that training it imports."""
-    finder = ModuleFinder(path=[str(STAGES)])
+    finder = ModuleFinder(path=["stages"])
     finder.import_hook("studies.training.arm")
     finder.import_hook(f"experiment.networks.{arm.train.model}")
     if "." not in arm.train.optimizer:
         finder.import_hook(f"experiment.optimizers.{arm.train.optimizer}")
     files = [vars(module)["__file__"] for module in finder.modules.values()]
     modules = [Path(file).relative_to(Path.cwd()) for file in files if file]
-    return [*sorted(modules), data_file(f"{DATA}/{arm.train.data}")]
+    return [*sorted(modules), data_file(f"{arms.DATA}/{arm.train.data}")]

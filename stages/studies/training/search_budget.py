@@ -8,10 +8,11 @@ import pandas as pd
 
 from experiment.report.statistics import mean_interval
 from experiment.stage import files
+from experiment.stage.data import Dataset
 from experiment.training.loop import RunConfig
 from experiment.training.search import search_space, table, train_trials
 from experiment.training.work import Work
-from studies.training.arms import SETTINGS, BudgetConfig, TrainedConfig, read_data
+from studies.training.arms import DATA, SETTINGS, BudgetConfig, TrainedConfig
 
 OPTIMIZERS = ("adam", "lrg_adam")
 
@@ -40,12 +41,11 @@ def summary(trials: pd.DataFrame, budgets: list[int]) -> dict[str, dict[str, flo
 def main() -> None:
     """Write metrics/studies/search_budget.csv and .json."""
     given = BudgetConfig.model_validate(files.read_json(SETTINGS / "search_budget.json"))
-    dataset = read_data(given.data)
+    dataset = Dataset.read(f"{DATA}/{given.data}")
     total = len(OPTIMIZERS) * given.samplers * given.trials[-1]
-    tables = []
-    with Work(
-        "studies_search_budget", dataset, device=given.device, total=total, unit="trial"
-    ) as work:
+    tables = {}
+    name = "studies_search_budget"
+    with Work(name, dataset, device=given.device, total=total, unit="trial") as work:
         for optimizer in OPTIMIZERS:
             # The training seeds of the main pipeline, whose searches are those of sampler 0.
             run = RunConfig(
@@ -66,12 +66,7 @@ def main() -> None:
                     replicates=given.replicates,
                     seed=given.seed + sampler,
                 )
-                rows = table(trials)
-                rows.insert(0, "sampler", sampler)
-                rows.insert(0, "optimizer", optimizer)
-                tables.append(rows)
-        together = pd.concat(tables, ignore_index=True)
-        files.write_csv(Path("metrics/studies/search_budget.csv"), together)
-        files.write_json(
-            Path("metrics/studies/search_budget.json"), summary(together, given.trials)
-        )
+                tables[optimizer, sampler] = table(trials)
+    together = pd.concat(tables, names=["optimizer", "sampler"]).reset_index([0, 1])
+    files.write_csv(Path("metrics/studies/search_budget.csv"), together)
+    files.write_json(Path("metrics/studies/search_budget.json"), summary(together, given.trials))

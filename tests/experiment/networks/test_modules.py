@@ -18,13 +18,12 @@ from experiment.networks import image_cnn, transformer
 from experiment.stage import plugins
 from experiment.stage.data import Split
 from experiment.stage.errors import UserError
+from experiment.training import progress
 from experiment.training.loop import RunConfig, evaluate, train
 from experiment.training.network import (
     Network,
     SeparateNetwork,
-    StackedNetwork,
     Weights,
-    _say,
     build,
 )
 from plain_loop import alone, trained
@@ -265,7 +264,7 @@ ADAMW = replace(CONFIG, optimizer="torch.optim.AdamW", epochs=1)
 def test_what_cannot_be_stacked_has_the_bits_of_a_plain_loop(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _say.cache_clear()
+    progress.note.cache_clear()
     network = brought(SEPARATE[name])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stages/experiment/networks/brought.py: slower, one replicate at a time")
@@ -341,8 +340,11 @@ UNFIT: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "nothing": (lambda *_: None, "create returns NoneType; allowed: a torch.nn.Module"),
     "a mistake in its code": (lambda *_: {}["hidden"], "KeyError: 'hidden'"),
-    "no such arguments": (lambda inputs: nn.Linear(inputs, 10), "too many positional arguments"),
-    "an argument that is missing": (lambda *_, heads: heads, "missing a required .*'heads'"),
+    "no such arguments": (
+        lambda inputs: nn.Linear(inputs, 10),
+        "takes 1 positional argument but 2",
+    ),
+    "an argument that is missing": (lambda *_, heads: heads, "missing 1 required .*'heads'"),
     "all of it frozen": (lambda i, c: nn.Linear(i, c).requires_grad_(False), "nothing to train"),
 }
 
@@ -392,7 +394,7 @@ def test_a_backward_pass_that_fails_is_one_line(optimizer: str) -> None:
         list(train(replace(CONFIG, optimizer=optimizer), network, DATA.train, range(2)))
 
 
-class ByHand(StackedNetwork):
+class ByHand(Network):
     """Linear layers stacked by hand, with a mistake."""
 
     def __init__(self, inputs: int, classes: int) -> None:

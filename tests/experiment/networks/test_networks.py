@@ -120,7 +120,7 @@ def test_initial_weights_are_those_of_torch_s_own_layers_in_distribution(name: s
             "params.yaml: model.name = 'nobody'; allowed: .*image_cnn, logistic, mlp",
         ),
         ("mlp", {"hidden": [8], "depth": 2}, 40, "unknown key params.yaml: model.depth; allowed: "),
-        ("mlp", {}, 40, "params.yaml: model: .*missing a required .*'hidden'"),
+        ("mlp", {}, 40, "stages/experiment/networks/mlp.py for .*missing .* argument: 'hidden'"),
         ("image_cnn", {}, 40, "networks/image_cnn.py.* 40 numbers do not form a square"),
         ("cnn", {}, 2, "networks/cnn.py for 2 inputs .* too short for its convolutions"),
     ],

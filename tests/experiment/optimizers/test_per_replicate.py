@@ -24,14 +24,14 @@ from plain_loop import alone, perceptron, trained
 from reference import ReferenceLRGAdam
 
 DATA = digits.load(rng=np.random.default_rng(0))
-WIDTHS = (64, 12, 10)
-NETWORK = MLP(WIDTHS)
+HIDDEN = (12,)
+NETWORK = MLP(64, 10, hidden=HIDDEN)
 SIDE = 31  # of the 910 weights
 CONFIG = RunConfig(
     optimizer="",
     hyperparameters={},
     model="mlp",
-    options={"hidden": WIDTHS[1:-1]},
+    options={"hidden": HIDDEN},
     epochs=2,
     batch_size=64,
     device="cpu",

@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiment.report import statistics
 from experiment.report.statistics import ALPHA, Comparison, Floats, compare_paired
 
 Draw = Callable[[np.random.Generator, int], Floats]
 
 REPETITIONS = 400
-RESAMPLES = 399  # draws a comparison: enough for a 5 % level, and quick
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for a 5 % level, and quick."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 399)
 
 
 def normal(rng: np.random.Generator, replicates: int) -> Floats:
@@ -45,11 +51,8 @@ def compare_often(
     results = []
     for seed in range(REPETITIONS):
         treatment, baseline = draw(rng, replicates)
-        results.append(
-            compare_paired(
-                treatment + shift, baseline, margin=margin, rng=seed, resamples=RESAMPLES
-            )
-        )
+        draws = np.random.default_rng(seed)
+        results.append(compare_paired(treatment + shift, baseline, margin=margin, rng=draws))
     return results
 
 

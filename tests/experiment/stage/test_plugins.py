@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,22 +71,10 @@ def test_a_function_is_given_the_options_that_it_names() -> None:
 def create(inputs: int, width: int) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"width": 1, "depth": 2},
-            "unknown key params.yaml: model.depth; allowed: hidden and the arguments of ",
-        ),
-        ({"hidden": 1}, "params.yaml: model: .*create: missing a required argument: 'width'; "),
-    ],
-)
-def test_an_option_that_nobody_takes_or_that_is_missing_is_named(
-    options: dict[str, int], message: str
-) -> None:
+def test_an_option_that_nobody_takes_is_named() -> None:
     known, where = ["hidden"], "params.yaml: model"
-    assert plugins.arguments(create, {"hidden": 1, "width": 2}, known, where, 40) == {"width": 2}
+    assert plugins.arguments(create, {"hidden": 1, "width": 2}, known, where) == {"width": 2}
     with pytest.raises(UserError) as refused:
-        plugins.arguments(create, options, known, where, 40)
+        plugins.arguments(create, {"width": 1, "depth": 2}, known, where)
     (line,) = str(refused.value).splitlines()
-    assert re.match(message, line)
+    assert line.startswith("unknown key params.yaml: model.depth; allowed: hidden and the ")

@@ -16,8 +16,9 @@ from experiment.stage.errors import UserError
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    listed = {"versions": versions.pinned()}
     monkeypatch.chdir(tmp_path)
-    listed = {"versions": versions.pinned(ROOT / "constraints.txt")}
     for path in (versions.LISTED_FILE, versions.LISTED_FILE_OF_STUDIES):
         files.write_json(path, listed)
     monkeypatch.setattr(code, "_SOURCES", {})  # whoever edits them while the tests run

@@ -17,7 +17,24 @@ from experiment.training.arithmetic import linear, matmul, sqrt
 from experiment.training.loop import Group, RunConfig, train_group
 from studies.gradients import analysis
 from studies.published import protocol
+from studies.training.arms import ProtocolConfig
 
+PROTOCOL = ProtocolConfig(
+    seed=0,
+    device="cpu",
+    samplers=2,
+    hidden=[5],
+    trials=2,
+    tune_samples=40,
+    tune_epochs=1,
+    tune_batch_size=16,
+    epochs=1,
+    batch_size=16,
+    lr={"low": 1e-3, "high": 1e-2},
+    rank={"low": 2, "high": 4},
+    training_samples=[48],
+    offline_samples=100,
+)
 CONFIG = RunConfig("adam", {"lr": 0.01}, "mlp", {"hidden": (5,)}, 1, 16, "cpu", 0, "test")
 
 
@@ -122,12 +139,12 @@ COMPUTED = {
     "cnn": lambda: train_group(dataset(), Group(replace(CONFIG, model="cnn"), 0, 2)),
     "logistic": lambda: train_group(dataset(), Group(replace(CONFIG, model="logistic"), 0, 2)),
     "gradients": lambda: analysis.analyse(
-        analysis.Samples(*dataset()[:2]),
+        dataset(),
         analysis.GradientTask(CONFIG, 0, 2, (1,), ranks=(1, 3), batches=2),
     ),
     "published": lambda: protocol.repeat(
         dataset(),
-        protocol.Protocol(0, 0, (5,), 2, 40, 1, 16, 1, 16, (1e-3, 1e-2), (2, 4), (48,)),
+        protocol.Repetition(PROTOCOL, highest_rank=4, sampler=0),
     ),
 }
 

@@ -19,7 +19,7 @@ from project import ARMS, ENVIRONMENT, ROOT
 from experiment.stage import code, versions
 from experiment.stage.data import Dataset, Split
 from experiment.stage.errors import UserError
-from experiment.training import kept, places
+from experiment.training import places, progress, work
 from experiment.training.work import Result, Work
 from studies.training.arm import tune
 from studies.training.arms import ArmConfig
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EXPERIMENT_WORKERS", "1")
     monkeypatch.delenv(places.SCHEDULER, raising=False)
     calls.clear()
-    return tmp_path / kept.FOLDER
+    return tmp_path / work.FOLDER
 
 
 def open_work(total: int = 1, data: Dataset = DATA, device: str = "cpu") -> Work[Dataset]:
@@ -158,8 +158,8 @@ def test_an_arm_with_two_more_rates_trains_two(folder: Path) -> None:
 
     def losses(*lrs: float) -> dict[float, list[float]]:
         arm = ArmConfig(**{**given, "lrs": lrs})
-        with open_work(len(lrs), data) as work:
-            found = tune(work, arm, space={})
+        with open_work(len(lrs), data) as opened:
+            found = tune(opened, arm, space={})
         return {point["lr"]: one["validation_loss_nats"].tolist() for point, one in found}
 
     losses(0.01)
@@ -184,7 +184,7 @@ def test_what_was_used_least_recently_is_dropped(
     (folder / ".of a killed writer.7.part").write_bytes(b"0" * 10)
     os.utime(folder / ".of a killed writer.7.part", (0, 0))
     size = max(file.stat().st_size for file in folder.iterdir())
-    monkeypatch.setattr(kept, "LIMIT", 2 * size)
+    monkeypatch.setattr(work, "LIMIT", 2 * size)
 
     run(Task(1))
 
@@ -199,13 +199,14 @@ def test_a_folder_that_cannot_be_written_is_told_once(
     folder: Path, workers: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EXPERIMENT_WORKERS", workers)
+    progress.note.cache_clear()
     folder.parent.mkdir()
     folder.write_text("a file is in the way")
 
     assert run(Task(1), Task(2), Task(3)) == [2, 4, 6]
 
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == f"{kept.FOLDER}: File exists; finished tasks are not kept"
+    assert line == f"{work.FOLDER}: File exists; finished tasks are not kept"
 
 
 def many(data: Dataset, task: Task) -> Result:
