@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from importlib.metadata import packages_distributions, version
@@ -87,11 +88,16 @@ def _versions(name: str) -> dict[str, str]:
 
 def _inputs(arm: Arm) -> list[Path]:
     """The data of an arm, and the project's modules that training it imports."""
+    modules = _modules(arm.train.model, arm.train.optimizer)
+    return [*modules, data_file(f"{arms.DATA}/{arm.train.data}")]
+
+
+@functools.cache
+def _modules(model: str, optimizer: str) -> list[Path]:
     finder = ModuleFinder(path=["stages"])
     finder.import_hook("studies.training.arm")
-    finder.import_hook(f"experiment.networks.{arm.train.model}")
-    if "." not in arm.train.optimizer:
-        finder.import_hook(f"experiment.optimizers.{arm.train.optimizer}")
-    files = [vars(module)["__file__"] for module in finder.modules.values()]
-    modules = [Path(file).relative_to(Path.cwd()) for file in files if file]
-    return [*sorted(modules), data_file(f"{arms.DATA}/{arm.train.data}")]
+    finder.import_hook(f"experiment.networks.{model}")
+    if "." not in optimizer:
+        finder.import_hook(f"experiment.optimizers.{optimizer}")
+    found = [vars(module)["__file__"] for module in finder.modules.values()]
+    return sorted(Path(file).relative_to(Path.cwd()) for file in found if file)
