@@ -150,12 +150,8 @@ def test_a_mistake_ends_an_experiment_before_any_result_is_touched(
 @pytest.mark.parametrize(
     ("changes", "not_run"),
     [
-        (["model.name=cnn"], {"fetch_data"}),
         (["model.name=logistic", "rank=5"], {"fetch_data"}),
-        (["model.hidden=[64,32]"], {"fetch_data"}),
-        (["data.shuffle=true"], set()),
-        (["data.flipped=0.2"], set()),
-        (["data.name=digits"], set()),
+        (["data.shuffle=true", "data.flipped=0.2", "model.hidden=[64,32]"], set()),
         (["data.name=digits", "model.name=cnn"], set()),
     ],
 )
