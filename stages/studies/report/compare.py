@@ -57,10 +57,14 @@ def _draw_measure(
     within = f"within {100 * margin:g} % of the baseline's mean"
     axes.axvspan(-100 * margin, 100 * margin, color="0.9", linewidth=0, zorder=0, label=within)
     rows = table[table["measure"] == measure]
+    bases_of = rows.groupby("arm")["against"].agg(list)
     groups = rows.groupby("against" if several else "measure", sort=False)
     for i, (base, part) in enumerate(groups):
-        middle = (len(groups) - 1) / 2
-        y = [arms.index(arm) + 0.6 / len(groups) * (middle - i) for arm in part["arm"]]
+        y = []
+        for arm, against in zip(part["arm"], part["against"], strict=True):
+            bases = bases_of[arm]
+            above = (len(bases) - 1) / 2 - bases.index(against)
+            y.append(arms.index(arm) + 0.6 * above / len(bases))
         lr = part["lr_against"].iloc[0]
         label = f"against {known[str(base)].label} at {lr:g}" if several else None
         ends = (part[name] for name in ("difference", "interval_low", "interval_high"))
