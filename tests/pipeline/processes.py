@@ -160,10 +160,11 @@ def go_back(project: Project, written: str = "") -> None:
     """Take the way back; then nothing differs but what the user wrote, as Git lists it."""
     needs_posix()
     project.shell(f"{AFTER_KILL}; {WAY_BACK}")
-    if project.run("git", "stash", "list").stdout:
-        project.shell(PUT_ASIDE)
     assert project.run("git", "branch", "--show-current").stdout == "main\n"
     found = project.run("git", "status", "--porcelain").stdout
+    if found != written and project.run("git", "stash", "list").stdout:
+        project.shell(PUT_ASIDE)
+        found = project.run("git", "status", "--porcelain").stdout
     assert found == written, found
 
 
