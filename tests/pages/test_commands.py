@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
-from processes import AFTER_KILL, WAY_BACK
+from processes import AFTER_KILL, PUT_ASIDE, WAY_BACK
 from project import ROOT, Project
 
 from .pages import DETAIL, FRONT, PAGES, Page
@@ -117,6 +117,7 @@ def test_there_are_such_extras(words: list[str]) -> None:
 def test_the_way_back_is_the_one_that_is_tested() -> None:
     assert WAY_BACK in FRONT.source
     assert AFTER_KILL in DETAIL.source
+    assert f"`{PUT_ASIDE}`" in DETAIL.source
 
 
 # Own studies are asked in the recipe of an optimizer.

@@ -58,7 +58,12 @@ def by_hand(project: Project, before: Mapping[str, bytes]) -> set[str]:
     changed = {path for path in before | after if before.get(path) != after.get(path)}
     stages = [*project.stages().values(), *all_stages(project).values()]
     written = {path for stage in stages for path in stage_outputs(stage)}
-    return {path for path in changed - written if not path.endswith(("dvc.lock", ".gitignore"))}
+    own = ("dvc.lock", ".gitignore")
+    return {
+        path
+        for path in changed
+        if not path.endswith(own) and written.isdisjoint([path, *map(str, Path(path).parents)])
+    }
 
 
 def one_line_changed(before: bytes, after: bytes, line: str) -> None:

@@ -27,6 +27,8 @@ AFTER_KILL = (
     'rm -f "$(git rev-parse --git-dir)"/index* .dvc/tmp/rwlock; '
     "git symbolic-ref HEAD refs/heads/main"
 )
+# And last, if DVC was killed while it had put the user's changes aside.
+PUT_ASIDE = "git stash pop"
 
 # DVC's error about a file of its own that it was killed while writing, and what mends the file.
 MENDED = {
@@ -159,7 +161,11 @@ def go_back(project: Project, written: str = "") -> None:
     needs_posix()
     project.shell(f"{AFTER_KILL}; {WAY_BACK}")
     assert project.run("git", "branch", "--show-current").stdout == "main\n"
-    assert project.run("git", "status", "--porcelain").stdout == written
+    found = project.run("git", "status", "--porcelain").stdout
+    if found != written and project.run("git", "stash", "list").stdout:
+        project.shell(PUT_ASIDE)
+        found = project.run("git", "status", "--porcelain").stdout
+    assert found == written, found
 
 
 def same_results(project: Project, finished: Project) -> bool:
